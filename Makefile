@@ -1,0 +1,72 @@
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+# A stamp names the interpreter and the place that .venv was made for, and is written last: the .venv
+# of another Python, a moved one and one whose installation was interrupted are made anew.
+KEY := $(shell $(PYTHON) -c 'import os, sys, zlib; \
+	print(zlib.crc32(repr((os.getcwd(), sys.base_prefix, sys.version)).encode()))')
+READY := .venv/.ready-$(KEY)
+NIXL := .venv/.nixl-$(KEY)
+OLDEST := .venv-oldest/.ready-$(KEY)
+
+# What depends on xoscar, for its oldest supported version.
+OLDEST_TESTS := tests/test_activation.py tests/test_caller.py tests/test_mixed.py tests/test_pools.py
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test compat fuzz mutants format clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+demo: $(READY) ## show idle connections being closed and reopened
+	@$(BIN)/xoscar-idle demo
+
+test: $(READY) $(NIXL) $(OLDEST) ## check style and types, and run the tests (PYTEST_ARGS="-k name")
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy --strict
+	.venv-oldest/bin/python -m pytest -q $(OLDEST_TESTS)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+compat: $(READY) ## run the tests on every Python that is there and every supported xoscar
+	@$(BIN)/nox
+
+fuzz: $(READY) ## run the stateful tests for long (FUZZ=10000 sequences)
+	XOSCAR_IDLE_FUZZ=$(or $(FUZZ),10000) $(BIN)/python -m pytest --timeout 3600 tests/test_stateful.py
+
+mutants: $(READY) ## put faults in and see whether the tests find them
+	@$(BIN)/python -m tests.mutants
+
+format: $(READY) ## format the code and mend what the linter can
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean: ## remove everything that was made
+	rm -rf .venv .venv-oldest .nox build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): setup.cfg setup.py pyproject.toml xoscar_idle.pth
+	@echo "Making .venv"
+	@rm -rf .venv
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install --editable '.[test]'
+	@touch $@
+
+$(OLDEST): $(READY)
+	@echo "Making .venv-oldest"
+	@rm -rf .venv-oldest
+	@$(PYTHON) -m venv .venv-oldest
+	@.venv-oldest/bin/python -m pip --disable-pip-version-check --quiet install \
+		--editable '.[test]' xoscar==0.11.0
+	@touch $@
+
+# NIXL is for Linux only. Without it its tests are skipped, which CI must not do.
+$(NIXL): requirements-nixl.txt $(READY)
+ifeq ($(shell uname -s),Linux)
+	@echo "Adding NIXL to .venv"
+	@if $(PIP) install --requirement requirements-nixl.txt; then touch $@; \
+	else echo "NIXL could not be installed; without it, its tests are skipped" >&2; test "$$CI" != true; fi
+endif

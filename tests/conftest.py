@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+
+from xoscar_idle import config
+from xoscar_idle.caller import ActorCaller
+from xoscar_idle.cap import Cap
+
+from .memory import Network, VirtualTimeLoop
+
+Run = Callable[[Callable[..., Coroutine[Any, Any, None]]], None]
+
+
+@pytest.fixture
+def idle_timeout() -> float:
+    """The timeout of tests in virtual time, in seconds."""
+    return 30.0
+
+
+@pytest.fixture
+def settings(idle_timeout: float) -> config.Settings:
+    """The settings of tests in virtual time."""
+    return config.Settings(idle_timeout=idle_timeout)
+
+
+@pytest.fixture
+def virtual_time(settings: config.Settings) -> Iterator[VirtualTimeLoop]:
+    """A loop in virtual time, with the settings in force."""
+    before = config.current()
+    config.use(settings)
+    loop = VirtualTimeLoop()
+    yield loop
+    config.use(before)
+    if not loop.is_closed():
+        loop.close()
+
+
+@pytest.fixture
+def in_virtual_time(virtual_time: VirtualTimeLoop) -> Run:
+    """Run ``test(caller, network)`` in virtual time, with the invariants checked all along."""
+
+    def run(test: Callable[..., Coroutine[Any, Any, None]]) -> None:
+        errors: list[Any] = []
+        virtual_time.set_exception_handler(lambda _, context: errors.append(context))
+
+        async def main() -> None:
+            caller = ActorCaller(clock=virtual_time.time, cap=Cap(config.current().max_connections))
+            try:
+                await asyncio.wait_for(test(caller, Network()), 1e6)
+                caller._validate()
+            finally:
+                await caller.stop()
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            caller._validate()
+
+        virtual_time.run_until_complete(main())
+        virtual_time.close()
+        assert not errors
+
+    return run

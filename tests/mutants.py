@@ -1,0 +1,307 @@
+"""Does the suite find what is wrong? ``python -m tests.mutants [NAME...]``
+
+Each seeded fault is put into a copy of the package, and the tests that are quick are run against
+that copy until the first fails. A fault that no test finds makes the exit status 1.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+LIMIT = 100
+"""Seconds for the tests of one mutant; one with which they do not end is found."""
+
+IN_VIRTUAL_TIME = (
+    *(f"tests/test_{name}.py" for name in ("idle", "age", "caller")),
+    "tests/test_limits.py::TestCap",
+    "tests/test_limits.py::TestAge",
+    "tests/test_limits.py::test_what_makes_room_is_the_least_recently_used",
+    "tests/test_stateful.py",
+    "tests/test_interleavings.py",
+)
+FORK = ("tests/test_against_stock.py::test_right_here[fork-asyncio]", "tests/test_fork.py")
+CLOCK = ("tests/test_clock.py",)
+
+
+class Edit(NamedTuple):
+    """A replacement in a file of the package; ``old`` is there exactly once."""
+
+    file: str
+    old: str
+    new: str
+
+
+MUTANTS: dict[str, tuple[Edit, ...]] = {
+    # -- references
+    "reference given back twice": (
+        Edit(
+            "client.py",
+            "                reply.set_result(message)\n            self.de_ref()\n",
+            "                reply.set_result(message)\n            self.de_ref()\n"
+            "            self.de_ref()\n",
+        ),
+    ),
+    "reference not given back on a failed send": (
+        Edit(
+            "client.py",
+            "            self._forget(reply)\n            if not isinstance(error, (Conn",
+            "            if not isinstance(error, (Conn",
+        ),
+    ),
+    "reference not given back on cancellation": (
+        Edit("client.py", "            self._client._forget(self)\n", "            pass\n"),
+    ),
+    "reference taken after an await, at look-up": (
+        Edit(
+            "caller.py",
+            "                client = self._clients.get(route)\n",
+            "                client = self._clients.get(route)\n"
+            "                await asyncio.sleep(0)\n",
+        ),
+    ),
+    "reference taken after an await, by who waits for a connect": (
+        Edit("caller.py", "                client.hold()\n", ""),
+        Edit(
+            "caller.py",
+            "            return await waiter\n",
+            "            client = await waiter\n            client.add_ref()\n"
+            "            return client\n",
+        ),
+    ),
+    "reference kept by who is cancelled at the hand-over": (
+        Edit("caller.py", "                waiter.result().de_ref()\n", "                pass\n"),
+    ),
+    # -- closing
+    "unlinking after the close": (
+        Edit(
+            "client.py",
+            "        if before is State.OPEN:\n            self._owner.unlink(self)\n",
+            "        if before is State.OPEN:\n"
+            "            self._task.add_done_callback(lambda _: self._owner.unlink(self))\n",
+        ),
+    ),
+    "a waiter left unsettled": (
+        Edit(
+            "client.py",
+            "for reply in list(self._requests.values()):",
+            "for reply in list(self._requests.values())[1:]:",
+        ),
+    ),
+    "a waiter for a connect left unsettled": (
+        Edit(
+            "caller.py",
+            "        for waiter in self.waiters:\n            if not waiter.done():\n"
+            "                waiter.set_exc",
+            "        for waiter in self.waiters[:1]:\n            if not waiter.done():\n"
+            "                waiter.set_exc",
+        ),
+    ),
+    "a request on a connection that ended at the hand-over": (
+        Edit(
+            "client.py",
+            "if self.state in (State.CLOSING, State.CLOSED) or self.client.closed:",
+            "if self.client.closed:",
+        ),
+    ),
+    "a stop misses a connect that succeeds just then": (
+        Edit("caller.py", "            connect.given_up = True\n", ""),
+    ),
+    "closing a connection with a lease: retired": (
+        Edit(
+            "client.py",
+            "            return\n        if self.refs == 0:\n            self.close(reason)",
+            "            return\n        if not self._requests:\n            self.close(reason)",
+        ),
+    ),
+    "closing a connection with a lease: in use, and still in its lane": (
+        Edit("client.py", "            self.lane.in_use(self)\n", ""),
+    ),
+    "closing a connection with a lease: given back at once": (
+        Edit("caller.py", "stack.callback(client.de_ref)", "client.de_ref()"),
+    ),
+    "connections of a loop that is closed stay open": (
+        Edit("caller.py", "            client.sever(reason)\n", "            pass\n"),
+    ),
+    # -- time
+    "wall clock for monotonic": (
+        Edit(
+            "client.py",
+            "    partial(time.clock_gettime, time.CLOCK_BOOTTIME)\n"
+            '    if hasattr(time, "CLOCK_BOOTTIME")\n    else time.monotonic\n',
+            "    lambda: time.time()\n",
+        ),
+    ),
+    "a check that stops after its first round": (
+        Edit("periodic.py", "        while True:\n", "        for _ in range(2):\n"),
+    ),
+    "a check that is not woken for what expires earlier": (
+        Edit(
+            "periodic.py",
+            "            if self._check_at <= expiry < math.inf:\n",
+            "            if expiry < math.inf:\n",
+        ),
+    ),
+    "expired() the wrong way round": (
+        Edit("idle.py", "since + self.timeout <= now\n", "since + self.timeout >= now\n"),
+    ),
+    "an overdue connection is handed out": (
+        Edit("client.py", "            if self.lane.expired(self, now):", "            if False:"),
+    ),
+    "age cuts calls in flight": (Edit("caller.py", 'client.retire("age")', 'client.close("age")'),),
+    "changed settings forget the order of falling idle": (
+        Edit(
+            "caller.py",
+            "in sorted(self._clients.values(), key=lambda c: c.idle_since or now)",
+            "in list(self._clients.values())",
+        ),
+    ),
+    # -- connecting
+    "one connect per caller": (
+        Edit("caller.py", "        if connect is None:\n", "        if True:\n"),
+    ),
+    "a connect is cancelled with the first who waits": (
+        Edit(
+            "caller.py",
+            "            # Cancelled just after the connection was handed over?\n",
+            "            connect.task.cancel()\n",
+        ),
+    ),
+    "sent again though bytes may have been written": (
+        Edit(
+            "client.py",
+            "            raise self._server_closed(error) from None\n        return reply\n",
+            "            raise wire.NotSent(str(error)) from None\n        return reply\n",
+        ),
+    ),
+    "an address instead of its route": (
+        Edit(
+            "caller.py",
+            "            route = routing.resolve(router, dest_address, proxy_addresses)\n"
+            "            while True:\n",
+            "            route = dest_address\n            while True:\n",
+        ),
+    ),
+    # -- the cap
+    "a failed connect counts for ever": (
+        Edit(
+            "caller.py",
+            "        except BaseException:\n            self._cap.remove()\n            raise\n",
+            "        except BaseException:\n            raise\n",
+        ),
+    ),
+    "the most recently used makes room": (
+        Edit(
+            "idle.py",
+            "for item, since in self._since.items()), None)",
+            "for item, since in reversed(self._since.items())), None)",
+        ),
+    ),
+    "what falls idle over the cap stays": (
+        Edit("caller.py", "        if self._cap.surplus:\n            self._cap.shrink()\n", ""),
+    ),
+    "room is made without waiting for it": (
+        Edit(
+            "cap.py",
+            '                victim.close("cap")\n                await victim.wait_closed()\n',
+            '                victim.close("cap")\n',
+        ),
+    ),
+    # -- a fork
+    "a child closes its parent's socket": (
+        Edit(
+            "wire.py",
+            "        _let_go(client.channel.writer.transport)\n",
+            "        client.channel.writer.transport.abort()\n",
+        ),
+    ),
+    "a child says goodbye for its parent": (
+        Edit(
+            "wire.py",
+            "        _let_go(client.channel.writer.transport)\n",
+            '        client.channel.writer.get_extra_info("socket").shutdown(2)\n'
+            "        _let_go(client.channel.writer.transport)\n",
+        ),
+    ),
+    "a child keeps its parent's sockets": (
+        Edit("registry.py", "            caller.disown()\n", ""),
+    ),
+}
+
+NEED = {"wall clock": CLOCK, "a child ": FORK}
+"""What finds mutants beside the tests in virtual time, by the beginning of their names."""
+
+
+def found_by(name: str, edits: tuple[Edit, ...]) -> str | None:
+    """The first test that fails with ``edits``; None if all pass."""
+    with tempfile.TemporaryDirectory(prefix="xoscar-idle-mutant-") as folder:
+        copy = Path(folder)
+        ignored = shutil.ignore_patterns("__pycache__")
+        for each in ("xoscar_idle", "tests"):
+            shutil.copytree(ROOT / each, copy / each, ignore=ignored)
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        for edit in edits:
+            path = copy / "xoscar_idle" / edit.file
+            source = path.read_text()
+            if source.count(edit.old) != 1:
+                raise SystemExit(f"{name}: {source.count(edit.old)} matches in {edit.file}")
+            path.write_text(source.replace(edit.old, edit.new))
+        env = {k: v for k, v in os.environ.items() if not k.startswith("XOSCAR_")}
+        env |= {"PYTHONPATH": folder, "XOSCAR_IDLE_NO_SHRINK": "1"}
+        where = "import os, xoscar_idle; print(os.path.realpath(xoscar_idle.__file__))"
+        imported = subprocess.check_output([sys.executable, "-c", where], cwd=copy, env=env)
+        if copy.resolve() not in Path(imported.decode().strip()).parents:
+            raise SystemExit(f"not the copy is imported, but {imported.decode()}")
+        tests = next((need for start, need in NEED.items() if name.startswith(start)), ())
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "--tb=no", "-p", "no:cacheprovider"]
+        try:
+            done = subprocess.run(
+                [*command, "-o", "timeout=30", *(tests or IN_VIRTUAL_TIME)],
+                cwd=copy,
+                env=env,
+                capture_output=True,
+                text=True,
+                timeout=LIMIT,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return "not ending"
+        if done.returncode not in (0, 1):
+            # A timeout of pytest-timeout ends the whole run.
+            if "Timeout" in done.stdout + done.stderr:
+                return "not ending"
+            raise SystemExit(f"{name}: the tests could not run\n{done.stdout}{done.stderr}")
+        failed = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", done.stdout, re.MULTILINE)
+        return failed[1] if failed else None
+
+
+def main(wanted: list[str]) -> int:
+    chosen = {n: e for n, e in MUTANTS.items() if not wanted or n in wanted}
+    if set(wanted) - set(chosen):
+        raise SystemExit(f"no such mutant: {', '.join(set(wanted) - set(chosen))}")
+    started = time.monotonic()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        sound = pool.submit(found_by, "no fault", ())
+        outcomes = dict(zip(chosen, pool.map(found_by, chosen, chosen.values()), strict=True))
+    if (broken := sound.result()) is not None:
+        raise SystemExit(f"without any fault, {broken} fails")
+    width = max(map(len, outcomes))
+    for name, test in outcomes.items():
+        print(f"{name:{width}}  {f'caught by {test}' if test else 'NOT CAUGHT'}")
+    survivors = [name for name, test in outcomes.items() if test is None]
+    caught = len(outcomes) - len(survivors)
+    print(f"{caught} of {len(outcomes)} caught in {time.monotonic() - started:.0f} s")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

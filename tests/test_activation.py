@@ -1,0 +1,180 @@
+"""Putting the parts in xoscar's place, and taking them out again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from xoscar.backends.context import IndigenActorContext
+from xoscar.backends.core import ActorCaller
+from xoscar.backends.router import Router
+
+import xoscar_idle
+from xoscar_idle import activation, config
+
+from . import environment
+
+VARIABLE = "XOSCAR_IDLE_TIMEOUT"
+TARGETS = (ActorCaller, Router, IndigenActorContext)
+
+
+@pytest.fixture(autouse=True)
+def inactive_before_and_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert not xoscar_idle.is_active()
+    before = [dict(vars(target)) for target in TARGETS]
+    yield
+    xoscar_idle.uninstall()
+    assert [dict(vars(target)) for target in TARGETS] == before
+
+
+def test_install_sets_the_variable_for_children_and_uninstall_restores_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert xoscar_idle.install(idle_timeout=12.5).idle_timeout == 12.5
+    assert os.environ[VARIABLE] == "12.5"
+    xoscar_idle.uninstall()
+    assert VARIABLE not in os.environ
+    monkeypatch.setenv(VARIABLE, "off")
+    assert xoscar_idle.install().idle_timeout == 30
+    assert os.environ[VARIABLE] == "30"
+    xoscar_idle.uninstall()
+    assert os.environ[VARIABLE] == "off"
+    xoscar_idle.uninstall()
+
+
+def test_second_install_changes_the_settings_and_patches_nothing_twice() -> None:
+    xoscar_idle.install(idle_timeout=5)
+    patched = [dict(vars(target)) for target in TARGETS]
+    assert xoscar_idle.install().idle_timeout == 5
+    assert xoscar_idle.install(idle_timeout=6).idle_timeout == 6
+    assert [dict(vars(target)) for target in TARGETS] == patched
+
+
+def test_argument_wins_over_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "3")
+    assert xoscar_idle.install().idle_timeout == 3
+    xoscar_idle.uninstall()
+    assert xoscar_idle.install(idle_timeout=4).idle_timeout == 4
+
+
+@pytest.mark.parametrize("changes", [{"idle_timeout": -1}, {"idle_timeuot": 1}])
+def test_bad_argument_changes_nothing(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="idle_time"):
+        xoscar_idle.install(**changes)
+    assert not xoscar_idle.is_active()
+
+
+def test_unknown_version_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(activation.importlib.metadata, "version", lambda _: "0.13.0")
+    with pytest.raises(xoscar_idle.UnsupportedXoscar, match=r"0\.13\.0.*<0\.13,>=0\.11"):
+        xoscar_idle.install()
+    monkeypatch.setenv(VARIABLE, "30")
+    activation.activate_from_environment()
+    assert not xoscar_idle.is_active()
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "0.13.0" in record.getMessage()
+
+
+@pytest.mark.parametrize("version", ["0.11.0", "0.12.2", "0.12.2+3.g1234567.dirty", "0.12.3rc1"])
+def test_known_versions(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    monkeypatch.setattr(activation.importlib.metadata, "version", lambda _: version)
+    xoscar_idle.install()
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [(Router, "get_client"), (Router, "_create_client"), (IndigenActorContext, "copy_to_buffers")],
+)
+def test_changed_internals_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch, target: type, name: str
+) -> None:
+    def changed(self: Any, something: Any) -> None: ...
+
+    monkeypatch.setattr(target, name, changed)
+    with pytest.raises(xoscar_idle.UnsupportedXoscar, match=f"{target.__name__}.{name} is not"):
+        xoscar_idle.install()
+    assert not xoscar_idle.is_active()
+    monkeypatch.undo()
+
+
+def test_variable_off_or_unset_activates_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("off", "", " OFF"):
+        monkeypatch.setenv(VARIABLE, value)
+        activation.activate_from_environment()
+        assert not xoscar_idle.is_active()
+
+
+def test_bad_variable_activates_with_the_default(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(VARIABLE, "half a minute")
+    activation.activate_from_environment()
+    assert xoscar_idle.is_active()
+    assert config.current().idle_timeout == 30
+    (record,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    for part in (VARIABLE, "half a minute", "30"):
+        assert part in record.getMessage()
+
+
+def python(program: str, **settings: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment(**settings),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_by_variable_alone() -> None:
+    program = "import xoscar.backends.router, xoscar_idle as i; print(i.is_active())"
+    assert python(program, XOSCAR_IDLE_TIMEOUT="9") == "True"
+    assert python(program) == "False"
+
+
+def test_install_before_xoscar_is_imported_with_the_variable_set() -> None:
+    program = (
+        "import xoscar_idle as i; s = i.install(idle_timeout=4); import xoscar;"
+        "from xoscar.backends.core import ActorCaller;"
+        "i.uninstall(); print(s.idle_timeout, 'call' in vars(ActorCaller))"
+    )
+    assert python(program, XOSCAR_IDLE_TIMEOUT="9") == "4.0 False"
+
+
+def test_by_command() -> None:
+    child = f"import xoscar, xoscar_idle as i, os; print(i.is_active(), os.environ['{VARIABLE}'])"
+    for options, expected in ([], "True 30"), (["--idle-timeout", "2.5"], "True 2.5"):
+        command = [sys.executable, "-m", "xoscar_idle", "run", *options, "--", sys.executable]
+        program = f"import subprocess; subprocess.run({[*command, '-c', child]!r}, check=True)"
+        assert python(program) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["--idle-timeout", "soon", "--", "true"], 2, "idle_timeout must be a number of seconds"),
+        (["--", "no-such-command"], 127, "no-such-command cannot be run: No such file"),
+        ([], 2, "Missing argument"),
+    ],
+)
+def test_bad_command_line(arguments: list[str], status: int, says: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "xoscar_idle", "run", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,65 @@
+"""Close the idle connections of xoscar programs.
+
+With the package installed and ``XOSCAR_IDLE_TIMEOUT`` set, every Python process that imports
+xoscar closes connections that nobody has used for that many seconds, and opens them again on the
+next call. The same in code: ``xoscar_idle.install(idle_timeout=30)``.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # importing typing would cost each start of Python some milliseconds
+if TYPE_CHECKING:
+    from .activation import UnsupportedXoscar, configure, install, is_active, uninstall
+    from .config import Settings
+    from .config import current as settings
+    from .deadlines import CallTimeout, deadline
+    from .probe import ping
+    from .stats import ConnectionInfo, Statistics, connections, statistics
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CallTimeout",
+    "ConnectionInfo",
+    "Settings",
+    "Statistics",
+    "UnsupportedXoscar",
+    "configure",
+    "connections",
+    "deadline",
+    "install",
+    "is_active",
+    "ping",
+    "settings",
+    "statistics",
+    "uninstall",
+]
+
+# Where the public names live. They are imported on first use: the package itself is imported at
+# every Python start with the variable set, xoscar or not.
+_HOMES = {
+    "CallTimeout": "deadlines:CallTimeout",
+    "ConnectionInfo": "stats:ConnectionInfo",
+    "Settings": "config:Settings",
+    "Statistics": "stats:Statistics",
+    "UnsupportedXoscar": "activation:UnsupportedXoscar",
+    "configure": "activation:configure",
+    "connections": "stats:connections",
+    "deadline": "deadlines:deadline",
+    "install": "activation:install",
+    "is_active": "activation:is_active",
+    "ping": "probe:ping",
+    "settings": "config:current",
+    "statistics": "stats:statistics",
+    "uninstall": "activation:uninstall",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    module, _, attribute = _HOMES[name].partition(":")
+    found: object = getattr(import_module(f"{__name__}.{module}"), attribute)
+    return found

@@ -1,0 +1,401 @@
+"""One multiplexed connection: its references, its requests in flight, its listener, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import enum
+import logging
+import math
+import random
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from threading import get_ident
+from typing import Any, Protocol
+
+from xoscar.backends.communication.errors import ChannelClosed
+from xoscar.backends.message import DeserializeMessageFailed
+from xoscar.errors import ServerClosed
+
+from . import stats, wire
+from .idle import Lane
+
+logger = logging.getLogger("xoscar_idle")
+
+Clock = Callable[[], float]
+
+# CLOCK_MONOTONIC stands still while a machine is suspended, but NAT boxes and peers go on
+# counting: where there is a clock that does too, it is used.
+monotonic: Clock = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+    if hasattr(time, "CLOCK_BOOTTIME")
+    else time.monotonic
+)
+
+
+_NOWHERE: Lane[Any] = Lane(math.inf)
+
+
+class State(enum.Enum):
+    """Where a connection is in its life."""
+
+    OPEN = "open"
+    RETIRED = "retired"
+    """In use, but to be closed when the last reference is given back; look-ups do not find it."""
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class Reply(asyncio.Future[Any]):
+    """The reply to one request. Cancelling it gives the request's reference back."""
+
+    # Not Future.cancel plus a callback: that would keep the reference until the loop's next turn.
+
+    __slots__ = ("_arrivals", "_client", "message_id")
+
+    # Set by the connection that makes it: an __init__ would cost more than all of them.
+    _client: CallerClient
+    _arrivals: int
+    message_id: bytes
+
+    def expire(self, error: BaseException) -> None:
+        """Fail with ``error``, unless it is done; a reply that still comes is dropped.
+
+        If nothing at all has come since the request was made, the connection may be dead: it is
+        retired, so that the next call does not wait on it, too.
+        """
+        if not self.done():
+            self._client._fail(self, error)
+            if self._client.arrivals == self._arrivals:
+                self._client.retire("silent")
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Cancel as any future does; a reply that still comes is dropped."""
+        cancelled = super().cancel(msg)
+        if cancelled:
+            self._client._forget(self)
+        return cancelled
+
+
+class Owner(Protocol):
+    """What a connection tells the one that keeps it, each in the step in which it is so."""
+
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def thread(self) -> int: ...
+
+    def fell_idle(self) -> None:
+        """One more connection is idle."""
+
+    def unlink(self, client: CallerClient) -> None:
+        """It takes no new calls any more; once."""
+
+    def closed(self, client: CallerClient) -> None:
+        """Nothing of it is left; once."""
+
+
+class CallerClient:
+    """A connection of xoscar with a count of its users.
+
+    The count is the sum of the requests in flight and of the leases taken with :meth:`add_ref`.
+    While it is above 0 nothing of ours closes the connection; at 0 it is idle. All methods belong
+    to the thread and the event loop that opened it.
+
+    Parameters
+    ----------
+    client
+        The connection, freshly opened by ``router.get_client``.
+    route
+        The resolved address it was opened to.
+    owner
+        Who keeps it.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_owner",
+        "_requests",
+        "_send",
+        "_task",
+        "arrivals",
+        "calls",
+        "client",
+        "idle_since",
+        "idle_timeout",
+        "jitter",
+        "lane",
+        "loop",
+        "opened",
+        "reason",
+        "refs",
+        "retire_at",
+        "route",
+        "router",
+        "state",
+        "thread",
+    )
+
+    def __init__(self, client: wire.Client, route: str, owner: Owner) -> None:
+        self.client = client
+        self.route = route
+        self.loop = asyncio.get_running_loop()
+        self.state = State.OPEN
+        self.reason: str | None = None
+        self.refs = 0
+        self.calls = 0
+        self.arrivals = 0
+        self.router: Any = None
+        # The idle clock starts when the connection opens: one that is never used expires too.
+        self.opened = owner.clock()
+        self.idle_since: float | None = self.opened
+        self.idle_timeout: float | None = None  # None: that of the settings
+        self.lane = _NOWHERE  # where its idle time is kept; set by the owner
+        self.retire_at = math.inf
+        self.jitter = random.random()  # so that what was opened together is not replaced together
+        self._owner = owner
+        self.thread = owner.thread
+        self._requests: dict[bytes, Reply] = {}
+        self._send: Callable[[Any], Awaitable[None]] = wire.sender(client)
+        self._task = self.loop.create_task(self._run())
+        self._task.add_done_callback(self._finished)
+        wire.when_peer_ends(client, partial(self.close, "peer"))
+        stats.count_open()
+        logger.debug("open %r", self)
+
+    def __repr__(self) -> str:
+        use = [] if self.state is State.OPEN else [self.state.value]
+        if self.refs:
+            use.append(f"{self.refs} in use")
+        elif self.idle_since is not None and self.state is State.OPEN:
+            use.append(f"idle {self._owner.clock() - self.idle_since:.1f}s")
+        return f"<CallerClient {self.route} {', '.join(use)}, {self.calls} calls>"
+
+    def now(self) -> float:
+        """The time that ``opened`` and ``idle_since`` are told in."""
+        return self._owner.clock()
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests wait for their reply."""
+        return len(self._requests)
+
+    # -- references ------------------------------------------------------------------------------
+
+    def add_ref(self) -> bool:
+        """Take a reference; False if the connection takes no users any more: look up again.
+
+        One that is overdue is closed here and now instead: the check may be late, above all when
+        the machine was suspended.
+        """
+        if get_ident() != self.thread:
+            raise RuntimeError(f"add_ref on {self!r} from a foreign thread")
+        if self.state is not State.OPEN and self.state is not State.RETIRED:
+            return False
+        if self.refs == 0:
+            now = self._owner.clock()
+            if self.lane.expired(self, now):
+                self.close("idle")
+                return False
+            if self.retire_at <= now:
+                self.close("age")
+                return False
+        self.hold()
+        return True
+
+    def hold(self) -> None:
+        """Take a reference to a connection that is known to take users, being just opened."""
+        if self.refs == 0:
+            self.idle_since = None
+            self.lane.in_use(self)
+        self.refs += 1
+
+    def de_ref(self) -> None:
+        """Give a reference back; with the last one the connection falls idle."""
+        if self.state is State.CLOSED:  # and its loop perhaps, too: garbage comes from anywhere
+            self.refs -= 1
+            return
+        if get_ident() != self.thread:
+            raise RuntimeError(f"de_ref on {self!r} from a foreign thread")
+        if self.refs <= 0:
+            raise RuntimeError(f"de_ref on {self!r} without a reference to give back")
+        self.refs -= 1
+        if self.refs == 0:
+            if self.state is State.OPEN:
+                self.idle_since = self._owner.clock()
+                self.lane.fell_idle(self, self.idle_since)
+                self._owner.fell_idle()
+            elif self.state is State.RETIRED:
+                self.close(self.reason or "retired")
+
+    # -- requests --------------------------------------------------------------------------------
+
+    async def request(
+        self, message: Any, send: Callable[[], Awaitable[None]] | None = None
+    ) -> Reply:
+        """Send ``message``; the caller's reference becomes the request's, whatever happens.
+
+        Parameters
+        ----------
+        message
+            A xoscar message.
+        send
+            How to send it, where that is not simply ``client.send(message)``.
+
+        Raises
+        ------
+        wire.NotSent
+            The connection was closed, and no byte of the message was written.
+        ServerClosed
+            The connection was lost; part of the message may have been written.
+        """
+        message_id = message.message_id
+        reply = Reply(loop=self.loop)
+        reply._client, reply._arrivals, reply.message_id = self, self.arrivals, message_id
+        if (older := self._requests.get(message_id)) is not None:
+            self._fail(older, RuntimeError(f"message id {message_id.hex()} was used again"))
+        self._requests[message_id] = reply
+        self.calls += 1
+        try:
+            # It may have ended between being handed over by its connect and now.
+            if self.state in (State.CLOSING, State.CLOSED) or self.client.closed:
+                raise wire.NotSent("the connection was closed before the message was written")
+            await (self._send(message) if send is None else send())
+        except BaseException as error:
+            self._forget(reply)
+            if not isinstance(error, (ConnectionError, ChannelClosed)):
+                raise
+            if self._end("peer" if isinstance(error, wire.NotSent) else "error", error):
+                self._task.cancel()
+            if isinstance(error, wire.NotSent):
+                raise
+            raise self._server_closed(error) from None
+        return reply
+
+    def _settle(self, message_id: bytes, message: Any) -> None:
+        """Deliver a reply. Nobody waits for one that was cancelled, or never asked for."""
+        reply = self._requests.pop(message_id, None)
+        if reply is not None:
+            if not reply.done():
+                reply.set_result(message)
+            self.de_ref()
+
+    def _fail(self, reply: Reply, error: BaseException) -> None:
+        self._forget(reply)
+        if isinstance(error, asyncio.CancelledError):
+            reply.cancel()  # the loop ends: its tasks are being cancelled, and shall end as such
+        elif not reply.done():
+            reply.set_exception(error)
+            reply.exception()  # whoever sent without waiting for the reply does not want to know
+
+    def _forget(self, reply: Reply) -> None:
+        # Who takes a request out of the table gives its reference back: so exactly once.
+        if self._requests.get(reply.message_id) is reply:
+            del self._requests[reply.message_id]
+            self.de_ref()
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def retire(self, reason: str) -> None:
+        """Take no new calls; close at once if idle, else with the last reference."""
+        if self.state is not State.OPEN:
+            return
+        if self.refs == 0:
+            self.close(reason)
+        else:
+            self.state, self.reason = State.RETIRED, reason
+            self._owner.unlink(self)
+
+    def close(self, reason: str) -> None:
+        """Close in the background; requests in flight get ``ServerClosed``."""
+        if self._end(reason, EOFError(reason)):
+            self._task.cancel()
+
+    def give_up(self, why: str) -> None:
+        """Close at once, whatever is still to be sent: the peer shows no sign of life."""
+        if self._end("silent", EOFError(why)):
+            wire.abort(self.client)
+            self._task.cancel()
+
+    def sever(self, reason: str) -> None:
+        """Close at once and without the loop, which is closed or will not run again."""
+        if self.state in (State.OPEN, State.RETIRED):
+            stats.count_close(reason)
+        self.state, self.reason = State.CLOSED, reason
+        self._requests.clear()  # whoever waits for one waits on that loop
+        self._task._log_destroy_pending = False  # type: ignore[attr-defined]
+        wire.sever(self.client, self.loop)
+
+    def disown(self) -> None:
+        """In a forked child: the connection is the parent's, and its task never runs here."""
+        if self.state in (State.OPEN, State.RETIRED):
+            stats.count_close("fork")
+        self.state, self.reason = State.CLOSED, "fork"
+        wire.disown(self.client)
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection is closed; its end must have begun."""
+        await asyncio.wait([self._task])
+
+    def _end(self, reason: str, error: BaseException) -> bool:
+        """In one step: no new calls, out of the owner's tables, every waiter settled."""
+        if self.state in (State.CLOSING, State.CLOSED):
+            return False
+        logger.debug("close %r: %s (%s)", self, reason, error)
+        stats.count_close(reason)
+        before, self.state, self.reason = self.state, State.CLOSING, reason
+        if before is State.OPEN:
+            self._owner.unlink(self)
+        if isinstance(error, (EOFError, OSError, ChannelClosed)):
+            error = self._server_closed(error)
+        for reply in list(self._requests.values()):
+            self._fail(reply, copy_error(error))
+        return True
+
+    def _server_closed(self, error: BaseException) -> ServerClosed:
+        return ServerClosed(f"Remote server {self.client.dest_address} closed: {error}")
+
+    async def _run(self) -> None:
+        """The connection's task: listens as long as it is open, then closes it."""
+        try:
+            await self._listen()
+        except asyncio.CancelledError as error:
+            self._end("loop", error)
+        except EOFError as error:
+            self._end("peer", error)
+        except Exception as error:
+            # A reply that cannot be read leaves the rest of the stream unreadable, too.
+            self._end("error", error)
+        if self.state is not State.CLOSED:  # severed: its loop runs nothing more
+            await wire.close(self.client)
+            self.state = State.CLOSED
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                message = await self.client.recv()
+                self.arrivals += 1
+            except DeserializeMessageFailed as failure:
+                if (reply := self._requests.get(failure.message_id)) is not None:
+                    self._fail(reply, failure.__cause__ or failure)
+                    del reply
+            else:
+                self._settle(message.message_id, message)
+                del message  # the next one may be long in coming, and this one large
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        # A task that is cancelled before its first step, or while it closes, leaves this undone.
+        if self.state is not State.CLOSED:
+            self._end("loop", asyncio.CancelledError())
+            wire.abort(self.client)
+            self.state = State.CLOSED
+        self._owner.closed(self)
+
+
+def copy_error(error: BaseException) -> BaseException:
+    """A copy for one more waiter: a shared one would collect the tracebacks of all."""
+    try:
+        return copy.copy(error)
+    except Exception:
+        return error

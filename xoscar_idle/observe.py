@@ -1,0 +1,74 @@
+"""What an operator can name, local processes and addresses of pools, and looking at it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+
+from . import monitor
+from .snapshot import Snapshot, Unobservable, of_kernel
+
+Target = int | str
+"""A process id, or the address of a pool."""
+
+NOBODY = (
+    "no process of this user offers a monitor: start it with XOSCAR_IDLE_MONITOR=1 beside "
+    "XOSCAR_IDLE_TIMEOUT, or name a PID or a POOL_ADDRESS"
+)
+
+
+def parse(text: str) -> Target:
+    """What ``text`` names.
+
+    Raises
+    ------
+    ValueError
+        It is neither a process id nor an address.
+    """
+    if text.isdecimal():
+        return int(text)
+    if re.fullmatch(r"[a-z]+://\S+", text):
+        return text
+    host, _, port = text.rpartition(":")
+    if host and port.isdecimal() and 0 < int(port) < 65536:
+        return text
+    raise ValueError(f"{text!r} is neither a process id nor an address like 10.0.0.5:9999")
+
+
+async def look(targets: Sequence[Target]) -> tuple[list[Snapshot], list[str]]:
+    """All processes of ``targets``, or else all that offer a monitor; and what is wrong."""
+    if not targets:
+        snapshots, _ = await _look(await asyncio.to_thread(monitor.offered))
+        return snapshots, [] if snapshots else [NOBODY]
+    return await _look(targets)
+
+
+async def _look(targets: Sequence[Target]) -> tuple[list[Snapshot], list[str]]:
+    seen = await asyncio.gather(*map(_look_at, targets), return_exceptions=True)
+    snapshots: list[Snapshot] = []
+    complaints: list[str] = []
+    for each in seen:
+        if isinstance(each, Unobservable):
+            complaints.append(str(each))
+        elif isinstance(each, BaseException):
+            raise each
+        else:
+            snapshots += each
+    return snapshots, complaints
+
+
+async def _look_at(target: Target) -> list[Snapshot]:
+    if isinstance(target, int):
+        return [await asyncio.to_thread(_process, target)]
+    from . import inquiry  # imports xoscar, which takes a while
+
+    return await inquiry.ask(target)
+
+
+def _process(pid: int) -> Snapshot:
+    try:
+        told = monitor.ask(pid)
+    except TimeoutError as error:
+        return of_kernel(pid, str(error))
+    return told or of_kernel(pid, "no monitor")

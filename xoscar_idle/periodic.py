@@ -1,0 +1,48 @@
+"""One task, asleep until something can expire; none where nothing can."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+
+
+class Periodic:
+    """Calls :meth:`sweep` when :meth:`next_expiry` says so, on the loop that it was made on."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.clock = clock
+        self._check: asyncio.Task[None] | None = None
+        self._check_at = 0.0
+
+    def sweep(self, now: float) -> None:
+        """Deal with what has expired at ``now``."""
+        raise NotImplementedError
+
+    def next_expiry(self, now: float) -> float:
+        """Nothing expires before this time; ``math.inf`` where nothing ever will."""
+        raise NotImplementedError
+
+    async def periodic_check(self) -> None:
+        """Sweep, and sleep until something can expire; ends when nothing can any more."""
+        while True:
+            now = self.clock()
+            self.sweep(now)
+            self._check_at = self.next_expiry(now)
+            if self._check_at == math.inf:
+                self._check = None
+                return
+            await asyncio.sleep(self._check_at - now)
+
+    def ensure_check(self) -> None:
+        """Let the check run, and wake it if it sleeps for too long."""
+        expiry = self.next_expiry(self.clock())
+        if self._check is not None:
+            if self._check_at <= expiry < math.inf:
+                return
+            self._check.cancel()
+            self._check = None
+        if expiry < math.inf:
+            self._check_at = expiry
+            self._check = self.loop.create_task(self.periodic_check())

@@ -1,0 +1,118 @@
+"""Asking a pool for a sign of life, on a connection of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+from xoscar.backends.context import create_actor_ref
+from xoscar.backends.message import HasActorMessage, new_message_id
+from xoscar.backends.router import Router
+
+from . import config, wire
+from . import router as routing
+from .client import CallerClient, State
+from .deadlines import clear as clear_deadline
+
+logger = logging.getLogger("xoscar_idle")
+
+
+async def ping(address: str, timeout: float = 5.0) -> float:
+    """Ask the pool at ``address`` for a sign of life.
+
+    Any answer of its event loop is one; a pool whose loop is blocked, by a long synchronous
+    method say, gives none. Behind a proxy it is the proxy that answers.
+
+    Returns
+    -------
+    float
+        The seconds that connecting and the answer took.
+
+    Raises
+    ------
+    TimeoutError
+        There was no answer within ``timeout`` seconds.
+    ConnectionError
+        Nobody listens there, or the connection was closed.
+    """
+    router = Router.get_instance_or_empty()
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    try:
+        await asyncio.wait_for(_ask(router, routing.resolve(router, address)), timeout)
+    except asyncio.TimeoutError:
+        raise TimeoutError(f"{address} gave no sign of life in {timeout:g} s") from None
+    return loop.time() - started
+
+
+async def _ask(router: Any, route: str) -> None:
+    clear_deadline()
+    connection = await routing.connect(router, route)
+    # Not a control message: a main pool forwards one that is not for its exact address, and for
+    # another name of it, to itself without end.
+    question = HasActorMessage(new_message_id(), create_actor_ref(route, b"xoscar_idle"))
+    try:
+        await connection.send(question)
+        await connection.recv()
+    except EOFError as error:
+        raise ConnectionError(f"{route} closed the connection: {error}") from None
+    finally:
+        wire.abort(connection)  # nothing more is to be said
+
+
+class Prober:
+    """Watches connections on which requests wait, and asks the peers of those that are silent."""
+
+    def __init__(self) -> None:
+        # For connections with requests in flight: how much had arrived, and since when no more.
+        self._silent: dict[CallerClient, tuple[int, float]] = {}
+        self._probes: dict[CallerClient, asyncio.Task[None]] = {}
+
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """The probes under way."""
+        return list(self._probes.values())
+
+    def next_expiry(self, now: float) -> float:
+        """When to look again, while there are connections."""
+        interval = config.current().probe_interval
+        return now + interval / 4 if interval else math.inf
+
+    def sweep(self, now: float, clients: Iterable[CallerClient]) -> None:
+        """Probe those that have been silent for the interval."""
+        interval = config.current().probe_interval
+        before, self._silent = self._silent, {}
+        if not interval:
+            return
+        for client in clients:
+            if not client.in_flight or not wire.holds_descriptor(client.route):
+                continue
+            arrivals, since = before.get(client, (-1, now))
+            if arrivals != client.arrivals:
+                since = now
+            self._silent[client] = client.arrivals, since
+            if now - since >= interval and client not in self._probes:
+                task = client.loop.create_task(self._probe(client))
+                self._probes[client] = task
+                task.add_done_callback(partial(self._probed, client))
+
+    def _probed(self, client: CallerClient, task: asyncio.Task[None]) -> None:
+        del self._probes[client]
+
+    async def _probe(self, client: CallerClient) -> None:
+        arrivals, timeout = client.arrivals, config.current().probe_timeout
+        try:
+            await asyncio.wait_for(_ask(client.router, client.route), timeout)
+        except asyncio.TimeoutError:
+            why = f"it did not answer a probe within {timeout:g} s"
+        except Exception as error:
+            why = f"a probe failed: {error}"
+        else:
+            self._silent.pop(client, None)
+            return
+        if client.arrivals == arrivals and client.state in (State.OPEN, State.RETIRED):
+            logger.warning("%s shows no sign of life: %s", client.route, why)
+            client.give_up(why)
