@@ -10,13 +10,14 @@ KEY := $(shell $(PYTHON) -c 'import os, sys, zlib; \
 	print(zlib.crc32(repr((os.getcwd(), sys.base_prefix, sys.version)).encode()))')
 READY := .venv/.ready-$(KEY)
 NIXL := .venv/.nixl-$(KEY)
+BENCH := .venv/.bench-$(KEY)
 OLDEST := .venv-oldest/.ready-$(KEY)
 
 # What depends on xoscar, for its oldest supported version.
 OLDEST_TESTS := tests/test_activation.py tests/test_caller.py tests/test_mixed.py tests/test_pools.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test compat fuzz mutants format clean
+.PHONY: help demo test bench compat fuzz mutants format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -30,6 +31,9 @@ test: $(READY) $(NIXL) $(OLDEST) ## check style and types, and run the tests (PY
 	$(BIN)/mypy --strict
 	.venv-oldest/bin/python -m pytest -q $(OLDEST_TESTS)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(READY) $(BENCH) ## run all benchmarks (under ten minutes) and write benchmarks/results
+	@$(BIN)/python -m benchmarks
 
 compat: $(READY) ## run the tests on every Python that is there and every supported xoscar
 	@$(BIN)/nox
@@ -61,6 +65,11 @@ $(OLDEST): $(READY)
 	@$(PYTHON) -m venv .venv-oldest
 	@.venv-oldest/bin/python -m pip --disable-pip-version-check --quiet install \
 		--editable '.[test]' xoscar==0.11.0
+	@touch $@
+
+$(BENCH): benchmarks/requirements.txt $(READY)
+	@echo "Adding the peers and the plots of the benchmarks to .venv"
+	@$(PIP) install --requirement benchmarks/requirements.txt
 	@touch $@
 
 # NIXL is for Linux only. Without it its tests are skipped, which CI must not do.

@@ -1,0 +1,1 @@
+"""What xoscar-idle brings and what it costs: ``python -m benchmarks``."""

@@ -1,0 +1,198 @@
+"""The caller's own work per call, over connections in memory: time, memory, instructions.
+
+``python -m benchmarks.caller_work SIDE CALLS`` makes that many calls, for a counter of
+instructions to look at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import xoscar_idle
+
+from .harness import OURS, STOCK, Ratio, Reach, Result, interleave, progress
+from .memory import BareCaller, Caller, messages
+
+LIMIT = 0.8
+BARE = "bare"
+CALLERS = {BARE: BareCaller, STOCK: Caller, OURS: Caller}
+Call = Callable[[Any], Coroutine[Any, Any, None]]
+
+
+def within(side: str, block: Coroutine[Any, Any, Any]) -> Any:
+    """Run ``block`` in this process, with xoscar as it is or with ours."""
+    if side == OURS:
+        xoscar_idle.install(idle_timeout=30)
+    try:
+        return asyncio.run(block)
+    finally:
+        xoscar_idle.uninstall()
+
+
+async def _calls(call: Call, asked: Sequence[Any]) -> None:
+    for message in asked:
+        await call(message)
+
+
+async def _timed(side: str, method: str, callers: int, calls: int) -> float:
+    """Nanoseconds per call, with so many callers at once on one connection."""
+    call = getattr(CALLERS[side](), method)
+    await _calls(call, messages(100))
+    shares = [messages(calls // callers) for _ in range(callers)]
+    gc.collect()
+    started = time.perf_counter_ns()
+    if callers == 1:
+        await _calls(call, shares[0])
+    else:
+        await asyncio.gather(*(_calls(call, share) for share in shares))
+    return (time.perf_counter_ns() - started) / calls
+
+
+async def _held(calls: int) -> dict[str, float]:
+    """What a call holds while it waits for its reply."""
+    caller = Caller()
+    await _calls(caller.call, messages(10))
+    caller.router.opened[0].mute = True
+    asked = messages(calls)
+    replies: list[Any] = [None] * calls
+    gc.collect()
+    blocks = sys.getallocatedblocks()
+    tracemalloc.start()
+    for i, message in enumerate(asked):
+        replies[i] = await caller.owner.call(caller.router, message.address, message, False)
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    blocks = sys.getallocatedblocks() - blocks
+    for reply in replies:
+        reply.cancel()
+    return {"bytes": size / calls, "blocks": blocks / calls}
+
+
+def _counted() -> dict[str, dict[str, float]]:
+    """What callgrind counts per call: the difference of two runs, so that starting cancels out."""
+    few, many = 300, 1800
+
+    def run(job: tuple[str, int]) -> dict[str, int]:
+        with tempfile.TemporaryDirectory() as directory:
+            out = Path(directory, "out")
+            tool = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"]
+            subprocess.run(
+                [
+                    *tool,
+                    "--compress-strings=no",
+                    sys.executable,
+                    "-m",
+                    __spec__.name,
+                    *map(str, job),
+                ],
+                env=os.environ | {"PYTHONHASHSEED": "0"},
+                capture_output=True,
+                check=True,
+                timeout=200,
+            )
+            return _read(out.read_text())
+
+    jobs = [(side, calls) for side in CALLERS for calls in (few, many)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        counts = dict(zip(jobs, pool.map(run, jobs), strict=True))
+    return {
+        side: {
+            what: (counts[side, many][what] - counts[side, few][what]) / (many - few)
+            for what in counts[side, many]
+        }
+        for side in CALLERS
+    }
+
+
+def _read(profile: str) -> dict[str, int]:
+    """Instructions, and calls of Python's allocator where its name is known."""
+    totals = re.search(r"^(?:totals|summary): (\d+)", profile, re.MULTILINE)
+    assert totals is not None
+    allocator = r"^cfn=_?Py(?:Object|Mem)_[MC]alloc\b.*\ncalls=(\d+)"
+    return {
+        "instructions": int(totals[1]),
+        "allocations": sum(map(int, re.findall(allocator, profile, re.MULTILINE))),
+    }
+
+
+def measure(result: Result, rounds: int, calls: int) -> None:
+    """Fill in the part of the report that is about calls in memory."""
+    columns = ("", "callers at once", BARE, STOCK, OURS, "ratio", "ratio of what exceeds bare")
+    table = result.table("Over a connection in memory, nanoseconds per call", *columns)
+    kinds = {"call": "`ActorCaller.call`", "send": "the same, shielded as in xoscar's context"}
+    for method, label in kinds.items():
+        for callers in (1, 100):
+            progress(f"calls: in memory, {label}, {callers} at once")
+
+            def timed(side: str, method: str = method, callers: int = callers) -> float:
+                return float(within(side, _timed(side, method, callers, calls)))
+
+            measured = interleave({side: partial(timed, side) for side in CALLERS}, rounds)
+            result.data[f"in memory, {method}, {callers} callers, ns"] = measured
+            bare, stock, ours = measured.values()
+            whole = Ratio.of(ours, stock)
+            own = Ratio.of(
+                [a - b for a, b in zip(ours, bare, strict=True)],
+                [a - b for a, b in zip(stock, bare, strict=True)],
+            )
+            medians = [statistics.median(values) for values in measured.values()]
+            table.rows.append((label, callers, *medians, whole, own))
+            if method == "call":
+                goal = f"caller's own work per call, {callers} at once"
+                result.reaches += [
+                    Reach(goal, own.median, LIMIT, own.spread),
+                    Reach(f"{goal}, with the loop's work", whole.median, LIMIT, whole.spread),
+                ]
+    result.notes.append(
+        "*bare* is a future, a table of them and a task that listens, over the same connection: "
+        "what exceeds it is the caller's own work, the rest is that of the event loop."
+    )
+    columns = ("per call", STOCK, OURS, "ratio")
+    table = result.table("What a call holds while it waits for its reply", *columns)
+    held = {side: within(side, _held(1000)) for side in (STOCK, OURS)}
+    for what in ("bytes", "blocks"):
+        stock, ours = held[STOCK][what], held[OURS][what]
+        table.rows.append((what, stock, ours, ours / stock))
+    if shutil.which("valgrind") is None:
+        result.notes.append("There is no valgrind here, so instructions were not counted.")
+        return
+    progress("calls: in memory, counting instructions, about a minute")
+    result.data["counted"] = counted = _counted()
+    columns = ("per call", *CALLERS, "ratio", "ratio of what exceeds bare")
+    table = result.table("Counted by callgrind, `ActorCaller.call`, one caller", *columns)
+    for what in ("instructions", "allocations"):
+        bare, stock, ours = (counted[side][what] for side in CALLERS)
+        if not bare:
+            continue  # a stripped Python does not name its allocator
+        own = (ours - bare) / (stock - bare)
+        table.rows.append((what, bare, stock, ours, ours / stock, own))
+        if what == "instructions":
+            result.reaches += [
+                Reach("instructions of the caller's own work per call", own, LIMIT),
+                Reach("instructions per call, with the loop's work", ours / stock, LIMIT),
+            ]
+
+
+async def _make(side: str, calls: int) -> None:
+    gc.collect()
+    gc.freeze()  # whether all that was imported is looked at once more is chance
+    await _calls(CALLERS[side]().call, messages(calls))
+
+
+if __name__ == "__main__":
+    within(sys.argv[1], _make(sys.argv[1], int(sys.argv[2])))
