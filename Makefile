@@ -17,7 +17,7 @@ OLDEST := .venv-oldest/.ready-$(KEY)
 OLDEST_TESTS := tests/test_activation.py tests/test_caller.py tests/test_mixed.py tests/test_pools.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench compat fuzz mutants format clean
+.PHONY: help demo test bench compat fuzz chaos mutants format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -40,6 +40,9 @@ compat: $(READY) ## run the tests on every Python that is there and every suppor
 
 fuzz: $(READY) ## run the stateful tests for long (FUZZ=10000 sequences)
 	XOSCAR_IDLE_FUZZ=$(or $(FUZZ),10000) $(BIN)/python -m pytest --timeout 3600 tests/test_stateful.py
+
+chaos: $(READY) ## kill, stop, add and remove pools under load (CHAOS=600 seconds)
+	$(BIN)/python -m tests.chaos $(or $(CHAOS),600) $(SEEDS)
 
 mutants: $(READY) ## put faults in and see whether the tests find them
 	@$(BIN)/python -m tests.mutants

@@ -22,6 +22,7 @@ class Worker(xo.StatelessActor):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self._echoed = 0
+        self._buffers: dict[str, Any] = {}
 
     async def echo(self, value: Any) -> Any:
         self._echoed += 1
@@ -52,9 +53,9 @@ class Worker(xo.StatelessActor):  # type: ignore[misc]
     def pid(self) -> int:
         return os.getpid()
 
-    def buffer(self, size: int) -> Any:
-        self._buffer = np.zeros(size, dtype="u1")
-        return xo.buffer_ref(self.address, self._buffer)
+    def buffer(self, size: int, name: str = "") -> Any:
+        buffer = self._buffers[name] = np.zeros(size, dtype="u1")
+        return xo.buffer_ref(self.address, buffer)
 
     def file(self) -> Any:
         from xoscar.aio import AioFileObject
@@ -63,8 +64,9 @@ class Worker(xo.StatelessActor):  # type: ignore[misc]
         self._file = AioFileObject(self._bytes)
         return xo.file_object_ref(self.address, self._file)
 
-    def content(self) -> bytes:
-        return self._buffer.tobytes()
+    def content(self, name: str = "") -> bytes:
+        """What is in a buffer, which is then let go."""
+        return self._buffers.pop(name).tobytes()
 
     def written(self) -> int:
         return len(self._bytes.getvalue())
