@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import math
+import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextvars import ContextVar
 from functools import partial
@@ -480,7 +481,8 @@ class ActorCaller(Periodic):
         if client.idle_since is not None:
             client.lane.fell_idle(client, client.idle_since)
         wire.keep_alive(client.client.channel, chosen.keepalive)
-        age = chosen.max_connection_age * (1 - 0.1 * client.jitter)
+        # With jitter, so that what was opened together is not replaced together.
+        age = chosen.max_connection_age * (1 - 0.1 * random.random())
         client.retire_at = client.opened + age if age else math.inf
         self._ages.join(client, client.retire_at)
 

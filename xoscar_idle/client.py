@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import copy
 import enum
 import logging
 import math
-import random
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -35,6 +35,7 @@ monotonic: Clock = (
 
 
 _NOWHERE: Lane[Any] = Lane(math.inf)
+_NO_CONTEXT = contextvars.Context()  # else each connection would hold a copy of the present one
 
 
 class State(enum.Enum):
@@ -124,7 +125,6 @@ class CallerClient:
         "client",
         "idle_since",
         "idle_timeout",
-        "jitter",
         "lane",
         "loop",
         "opened",
@@ -153,13 +153,12 @@ class CallerClient:
         self.idle_timeout: float | None = None  # None: that of the settings
         self.lane = _NOWHERE  # where its idle time is kept; set by the owner
         self.retire_at = math.inf
-        self.jitter = random.random()  # so that what was opened together is not replaced together
         self._owner = owner
         self.thread = owner.thread
         self._requests: dict[bytes, Reply] = {}
         self._send: Callable[[Any], Awaitable[None]] = wire.sender(client)
         self._task = self.loop.create_task(self._run())
-        self._task.add_done_callback(self._finished)
+        self._task.add_done_callback(self._finished, context=_NO_CONTEXT)
         wire.when_peer_ends(client, partial(self.close, "peer"))
         stats.count_open()
         logger.debug("open %r", self)
@@ -275,11 +274,17 @@ class CallerClient:
 
     def _settle(self, message_id: bytes, message: Any) -> None:
         """Deliver a reply. Nobody waits for one that was cancelled, or never asked for."""
+        self.arrivals += 1
         reply = self._requests.pop(message_id, None)
         if reply is not None:
             if not reply.done():
                 reply.set_result(message)
             self.de_ref()
+
+    def _unreadable(self, failure: DeserializeMessageFailed) -> None:
+        reply = self._requests.get(failure.message_id)
+        if reply is not None:
+            self._fail(reply, failure.__cause__ or failure)
 
     def _fail(self, reply: Reply, error: BaseException) -> None:
         self._forget(reply)
@@ -358,8 +363,16 @@ class CallerClient:
 
     async def _run(self) -> None:
         """The connection's task: listens as long as it is open, then closes it."""
+        # One coroutine: an idle connection holds the frames of all that it is suspended in.
         try:
-            await self._listen()
+            while True:
+                try:
+                    message = await self.client.recv()
+                except DeserializeMessageFailed as failure:
+                    self._unreadable(failure)
+                else:
+                    self._settle(message.message_id, message)
+                    del message  # the next one may be long in coming, and this one large
         except asyncio.CancelledError as error:
             self._end("loop", error)
         except EOFError as error:
@@ -370,19 +383,6 @@ class CallerClient:
         if self.state is not State.CLOSED:  # severed: its loop runs nothing more
             await wire.close(self.client)
             self.state = State.CLOSED
-
-    async def _listen(self) -> None:
-        while True:
-            try:
-                message = await self.client.recv()
-                self.arrivals += 1
-            except DeserializeMessageFailed as failure:
-                if (reply := self._requests.get(failure.message_id)) is not None:
-                    self._fail(reply, failure.__cause__ or failure)
-                    del reply
-            else:
-                self._settle(message.message_id, message)
-                del message  # the next one may be long in coming, and this one large
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         # A task that is cancelled before its first step, or while it closes, leaves this undone.
