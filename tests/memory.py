@@ -79,6 +79,9 @@ class Network:
 
     def __init__(self) -> None:
         self.mapping: dict[str, str] = {}
+        self._mapping = self.mapping
+        self._local_mapping: dict[str, str] = {}
+        self._proxy_config: dict[str, str] = {}
         self._comm_config: dict[str, Any] = {}
         self.opened: list[Connection] = []
         self.dials = 0

@@ -50,8 +50,16 @@ def _places() -> list[Place]:
     # Imported here: `import xoscar_idle` must not import xoscar.
     from . import inquiry, registry, router, server, stock, transfer
 
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return registry.here(self).call(*args, **kwargs)
+    def call(
+        self: Any,
+        router: Any,
+        dest_address: str,
+        message: Any,
+        wait: bool = True,
+        proxy_addresses: list[str] | None = None,
+    ) -> Any:
+        caller = registry.here(self)
+        return caller.call(router, dest_address, message, wait, proxy_addresses)
 
     def call_with_client(self: Any, client: Any, message: Any, wait: bool = True) -> Any:
         caller = stock.holder(self, client) or registry.here(self)
@@ -156,7 +164,18 @@ _RELIED_ON = {
     ),
     "xoscar.backends.router:Router._create_client": ("self", "client_type", "address", "kw"),
     "xoscar.backends.router:Router._get_client_type_to_addresses": ("self", "external_address"),
+    "xoscar.backends.router:Router._local_mapping": None,
+    "xoscar.backends.router:Router._mapping": None,
+    "xoscar.backends.router:Router._proxy_config": None,
     "xoscar.backends.core:ActorCaller._thread_local": None,
+    "xoscar.backends.core:ActorCallerThreadLocal.call": (
+        "self",
+        "router",
+        "dest_address",
+        "message",
+        "wait",
+        "proxy_addresses",
+    ),
     "xoscar.backends.core:ActorCallerThreadLocal._clients": None,
     "xoscar.backends.core:ActorCallerThreadLocal._client_to_message_futures": None,
     "xoscar.backends.communication.socket:SocketChannel.send": ("self", "message"),

@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextvars import ContextVar
 from functools import partial
 from threading import get_ident
+from time import perf_counter
 from typing import Any
 
-from xoscar._utils import Timer
 from xoscar.backends.communication import ChannelType
 from xoscar.backends.message import (
     DEFAULT_PROTOCOL,
@@ -212,32 +212,32 @@ class ActorCaller(Periodic):
         wait: bool,
     ) -> Any:
         """Send ``message`` over a connection to where its address is routed."""
-        with Timer() as timer:
-            route = routing.resolve(router, dest_address, proxy_addresses)
-            while True:
-                client = self._clients.get(route)
-                reused = client is not None and client.add_ref()
-                if client is None or not reused:
-                    client = await self._connect(router, route)
-                outgoing = message
-                if (
-                    route != dest_address
-                    and client.client.channel_type == ChannelType.remote
-                    and message.message_type != MessageType.control
-                ):
-                    outgoing = ForwardMessage(
-                        message_id=message.message_id, address=dest_address, raw_message=message
-                    )
-                try:
-                    reply = await client.request(outgoing)
-                    break
-                except wire.NotSent as error:
-                    # Nothing was written, so another connection may try; but a peer that hangs up
-                    # on new connections is not to be dialed in a loop.
-                    if not reused:
-                        raise ServerClosed(f"Remote server {route} closed: {error}") from None
-            result = await reply if wait else reply
-        self._profiling_data.collect_actor_call(message, timer.duration)
+        started = perf_counter()
+        route = routing.resolve(router, dest_address, proxy_addresses)
+        while True:
+            client = self._clients.get(route)
+            reused = client is not None and client.add_ref()
+            if client is None or not reused:
+                client = await self._connect(router, route)
+            outgoing = message
+            if (
+                route != dest_address
+                and client.client.channel_type == ChannelType.remote
+                and message.message_type != MessageType.control
+            ):
+                outgoing = ForwardMessage(
+                    message_id=message.message_id, address=dest_address, raw_message=message
+                )
+            try:
+                reply = await client.request(outgoing)
+                break
+            except wire.NotSent as error:
+                # Nothing was written, so another connection may try; but a peer that hangs up
+                # on new connections is not to be dialed in a loop.
+                if not reused:
+                    raise ServerClosed(f"Remote server {route} closed: {error}") from None
+        result = await reply if wait else reply
+        self._profiling_data.collect_actor_call(message, perf_counter() - started)
         return result
 
     def _call_over(
@@ -262,18 +262,16 @@ class ActorCaller(Periodic):
         wait: bool,
     ) -> Any:
         """Send ``message`` over a connection from :meth:`get_client`."""
-        with Timer() as timer:
-            client = self._all.get(connection)
-            try:
-                if client is None or not client.add_ref():
-                    raise wire.NotSent("the connection was closed before")
-                reply = await client.request(message, send)
-            except wire.NotSent as error:
-                raise ServerClosed(
-                    f"Remote server {connection.dest_address} closed: {error}"
-                ) from None
-            result = await reply if wait else reply
-        self._profiling_data.collect_actor_call(message, timer.duration)
+        started = perf_counter()
+        client = self._all.get(connection)
+        try:
+            if client is None or not client.add_ref():
+                raise wire.NotSent("the connection was closed before")
+            reply = await client.request(message, send)
+        except wire.NotSent as error:
+            raise ServerClosed(f"Remote server {connection.dest_address} closed: {error}") from None
+        result = await reply if wait else reply
+        self._profiling_data.collect_actor_call(message, perf_counter() - started)
         return result
 
     async def _in_time(
@@ -301,9 +299,10 @@ class ActorCaller(Periodic):
             cancel()
             raise limit.error(address, message)
         reply = task.result()
+        arrivals = reply.arrivals
 
         def expire() -> None:
-            reply.expire(limit.error(address, message))
+            reply.expire(limit.error(address, message), arrivals)
             cancel()
 
         timer = self.loop.call_at(limit.at, expire)

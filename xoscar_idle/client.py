@@ -53,23 +53,27 @@ class Reply(asyncio.Future[Any]):
 
     # Not Future.cancel plus a callback: that would keep the reference until the loop's next turn.
 
-    __slots__ = ("_arrivals", "_client", "message_id")
+    __slots__ = ("_client", "message_id")
 
-    # Set by the connection that makes it: an __init__ would cost more than all of them.
+    # Set by the connection that makes it: an __init__ would cost more than both.
     _client: CallerClient
-    _arrivals: int
     message_id: bytes
 
-    def expire(self, error: BaseException) -> None:
+    def expire(self, error: BaseException, arrivals: int) -> None:
         """Fail with ``error``, unless it is done; a reply that still comes is dropped.
 
-        If nothing at all has come since the request was made, the connection may be dead: it is
-        retired, so that the next call does not wait on it, too.
+        If nothing at all has come since the connection's ``arrivals`` were that many, it may be
+        dead: it is retired, so that the next call does not wait on it, too.
         """
         if not self.done():
             self._client._fail(self, error)
-            if self._client.arrivals == self._arrivals:
+            if self._client.arrivals == arrivals:
                 self._client.retire("silent")
+
+    @property
+    def arrivals(self) -> int:
+        """How many messages have come on its connection."""
+        return self._client.arrivals
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel as any future does; a reply that still comes is dropped."""
@@ -251,14 +255,15 @@ class CallerClient:
         """
         message_id = message.message_id
         reply = Reply(loop=self.loop)
-        reply._client, reply._arrivals, reply.message_id = self, self.arrivals, message_id
+        reply._client, reply.message_id = self, message_id
         if (older := self._requests.get(message_id)) is not None:
             self._fail(older, RuntimeError(f"message id {message_id.hex()} was used again"))
         self._requests[message_id] = reply
         self.calls += 1
         try:
             # It may have ended between being handed over by its connect and now.
-            if self.state in (State.CLOSING, State.CLOSED) or self.client.closed:
+            ended = self.state is not State.OPEN and self.state is not State.RETIRED
+            if ended or self.client.closed:
                 raise wire.NotSent("the connection was closed before the message was written")
             await (self._send(message) if send is None else send())
         except BaseException as error:

@@ -19,6 +19,13 @@ from .wire import Client
 
 def resolve(router: Any, external_address: str, proxy_addresses: list[str] | None = None) -> str:
     """The route of a call: the internal address, else the proxy's, else the address itself."""
+    if not (
+        proxy_addresses
+        or router._proxy_config
+        or external_address in router._local_mapping
+        or external_address in router._mapping
+    ):
+        return external_address  # as most are; xoscar finds that out by an exception
     route: str = router._resolve_address(external_address, proxy_addresses)
     return route
 
