@@ -14,7 +14,7 @@ BENCH := .venv/.bench-$(KEY)
 OLDEST := .venv-oldest/.ready-$(KEY)
 
 # What depends on xoscar, for its oldest supported version.
-OLDEST_TESTS := tests/test_activation.py tests/test_caller.py tests/test_mixed.py tests/test_pools.py
+OLDEST_TESTS := tests/test_activation.py tests/test_places.py tests/test_caller.py tests/test_mixed.py tests/test_pools.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test bench compat fuzz chaos mutants format clean

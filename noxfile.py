@@ -16,6 +16,7 @@ XOSCARS = ["0.11.0", "0.11.2", "0.12.0", "0.12.*"]
 # What depends on the interpreter or on xoscar; the loops are asyncio and uvloop within the tests.
 TESTS = [
     "tests/test_activation.py",
+    "tests/test_places.py",
     "tests/test_caller.py",
     "tests/test_deadlines.py",
     "tests/test_limits.py",
