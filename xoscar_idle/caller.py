@@ -66,14 +66,13 @@ def _abandon(sending: asyncio.Task[Reply]) -> None:
 class _Connect:
     """A connect under way, and the callers that wait for it."""
 
-    __slots__ = ("given_up", "idle_timeout", "router", "started", "task", "waiters")
+    __slots__ = ("given_up", "router", "started", "task", "waiters")
 
     task: asyncio.Task[wire.Client]
 
     def __init__(self, router: Any, started: float) -> None:
         self.router = router
         self.started = started
-        self.idle_timeout: float | None = None  # None: that of the settings
         self.given_up = False
         self.waiters: list[asyncio.Future[CallerClient]] = []
 
@@ -425,7 +424,7 @@ class ActorCaller(Periodic):
     async def _dial(self, connect: _Connect, route: str) -> wire.Client:
         clear_deadline()  # it is for all who wait, and what it starts in this process lives on
         router = connect.router
-        connect.idle_timeout = routing.override(router, "idle_timeout")
+        routing.override(router, "idle_timeout")  # a bad one fails here, before it is needed
         timeout = routing.override(router, "connect_timeout")
         if timeout is None:
             timeout = config.current().connect_timeout
@@ -461,7 +460,7 @@ class ActorCaller(Periodic):
             connect.fail(wire.explained(error, route, took, len(connect.waiters)))
         else:
             client = CallerClient(task.result(), route, self)
-            client.router, client.idle_timeout = connect.router, connect.idle_timeout
+            client.router = connect.router
             if not self._clients:
                 self._cap.join(self)
             self._clients[route] = self._all[client.client] = client
@@ -473,7 +472,7 @@ class ActorCaller(Periodic):
 
     def _file(self, client: CallerClient, chosen: config.Settings) -> None:
         """Put an open connection into the lane of its timeout, and down for its age."""
-        timeout = client.idle_timeout
+        timeout = routing.override(client.router, "idle_timeout")
         if timeout is None:
             timeout = chosen.idle_timeout_of(wire.transport(client.route))
         client.lane = self._idle.join(timeout, evictable=wire.holds_descriptor(client.route))

@@ -128,7 +128,6 @@ class CallerClient:
         "calls",
         "client",
         "idle_since",
-        "idle_timeout",
         "lane",
         "loop",
         "opened",
@@ -138,7 +137,6 @@ class CallerClient:
         "route",
         "router",
         "state",
-        "thread",
     )
 
     def __init__(self, client: wire.Client, route: str, owner: Owner) -> None:
@@ -154,11 +152,9 @@ class CallerClient:
         # The idle clock starts when the connection opens: one that is never used expires too.
         self.opened = owner.clock()
         self.idle_since: float | None = self.opened
-        self.idle_timeout: float | None = None  # None: that of the settings
         self.lane = _NOWHERE  # where its idle time is kept; set by the owner
         self.retire_at = math.inf
         self._owner = owner
-        self.thread = owner.thread
         self._requests: dict[bytes, Reply] = {}
         self._send: Callable[[Any], Awaitable[None]] = wire.sender(client)
         self._task = self.loop.create_task(self._run())
@@ -174,6 +170,11 @@ class CallerClient:
         elif self.idle_since is not None and self.state is State.OPEN:
             use.append(f"idle {self._owner.clock() - self.idle_since:.1f}s")
         return f"<CallerClient {self.route} {', '.join(use)}, {self.calls} calls>"
+
+    @property
+    def thread(self) -> int:
+        """The identifier of the thread that opened it."""
+        return self._owner.thread
 
     def now(self) -> float:
         """The time that ``opened`` and ``idle_since`` are told in."""
@@ -192,7 +193,7 @@ class CallerClient:
         One that is overdue is closed here and now instead: the check may be late, above all when
         the machine was suspended.
         """
-        if get_ident() != self.thread:
+        if get_ident() != self._owner.thread:
             raise RuntimeError(f"add_ref on {self!r} from a foreign thread")
         if self.state is not State.OPEN and self.state is not State.RETIRED:
             return False
@@ -219,7 +220,7 @@ class CallerClient:
         if self.state is State.CLOSED:  # and its loop perhaps, too: garbage comes from anywhere
             self.refs -= 1
             return
-        if get_ident() != self.thread:
+        if get_ident() != self._owner.thread:
             raise RuntimeError(f"de_ref on {self!r} from a foreign thread")
         if self.refs <= 0:
             raise RuntimeError(f"de_ref on {self!r} without a reference to give back")
