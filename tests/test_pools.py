@@ -36,6 +36,12 @@ def install() -> Iterator[Callable[..., Any]]:
 
 def run_on(loop: str, main: Coroutine[Any, Any, Any]) -> Any:
     """``asyncio.run`` on a loop of the given kind."""
+    if not hasattr(asyncio, "Runner"):  # Python 3.10
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy() if loop == "uvloop" else None)
+        try:
+            return asyncio.run(main)
+        finally:
+            asyncio.set_event_loop_policy(None)
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
         return runner.run(main)
 
