@@ -1,7 +1,6 @@
 """The caller's own work per call, over connections in memory: time, memory, instructions.
 
-``python -m benchmarks.caller_work SIDE CALLS`` makes that many calls, for a counter of
-instructions to look at.
+``python -m benchmarks.caller_work SIDE CALLS`` makes that many calls under callgrind.
 """
 
 from __future__ import annotations
@@ -83,45 +82,32 @@ async def _held(calls: int) -> dict[str, float]:
     return {"bytes": size / calls, "blocks": blocks / calls}
 
 
-def _counted() -> dict[str, dict[str, float]]:
-    """What callgrind counts per call: the difference of two runs, so that starting cancels out."""
-    few, many = 300, 1800
+def _counted(calls: int) -> dict[str, dict[str, float]]:
+    """What callgrind counts per call."""
 
-    def run(job: tuple[str, int]) -> dict[str, int]:
+    def run(side: str) -> dict[str, float]:
         with tempfile.TemporaryDirectory() as directory:
             out = Path(directory, "out")
-            tool = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"]
+            tool = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--compress-strings=no"]
             subprocess.run(
                 [
-                    *tool,
-                    "--compress-strings=no",
-                    sys.executable,
-                    "-m",
-                    __spec__.name,
-                    *map(str, job),
+                    *(*tool, f"--callgrind-out-file={out}"),
+                    *(sys.executable, "-m", __spec__.name, side, f"{calls}"),
                 ],
                 env=os.environ | {"PYTHONHASHSEED": "0"},
                 capture_output=True,
                 check=True,
                 timeout=200,
             )
-            return _read(out.read_text())
+            return {what: count / calls for what, count in _read(out.read_text()).items()}
 
-    jobs = [(side, calls) for side in CALLERS for calls in (few, many)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        counts = dict(zip(jobs, pool.map(run, jobs), strict=True))
-    return {
-        side: {
-            what: (counts[side, many][what] - counts[side, few][what]) / (many - few)
-            for what in counts[side, many]
-        }
-        for side in CALLERS
-    }
+        return dict(zip(CALLERS, pool.map(run, CALLERS), strict=True))
 
 
 def _read(profile: str) -> dict[str, int]:
     """Instructions, and calls of Python's allocator where its name is known."""
-    totals = re.search(r"^(?:totals|summary): (\d+)", profile, re.MULTILINE)
+    totals = re.search(r"^totals: (\d+)", profile, re.MULTILINE)
     assert totals is not None
     allocator = r"^cfn=_?Py(?:Object|Mem)_[MC]alloc\b.*\ncalls=(\d+)"
     return {
@@ -171,8 +157,8 @@ def measure(result: Result, rounds: int, calls: int) -> None:
     if shutil.which("valgrind") is None:
         result.notes.append("There is no valgrind here, so instructions were not counted.")
         return
-    progress("calls: in memory, counting instructions, about a minute")
-    result.data["counted"] = counted = _counted()
+    progress("calls: in memory, counting instructions")
+    result.data["counted"] = counted = _counted(1500)
     columns = ("per call", *CALLERS, "ratio", "ratio of what exceeds bare")
     table = result.table("Counted by callgrind, `ActorCaller.call`, one caller", *columns)
     for what in ("instructions", "allocations"):
@@ -189,9 +175,20 @@ def measure(result: Result, rounds: int, calls: int) -> None:
 
 
 async def _make(side: str, calls: int) -> None:
+    call = CALLERS[side]().call
+    await _calls(call, messages(100))
+    asked = messages(calls)
     gc.collect()
     gc.freeze()  # whether all that was imported is looked at once more is chance
-    await _calls(CALLERS[side]().call, messages(calls))
+    _count("on")
+    await _calls(call, asked)
+    _count("off")
+
+
+def _count(switch: str) -> None:
+    """Let callgrind, under which this process runs, count from now on, or no longer."""
+    command = ["callgrind_control", f"--instr={switch}", f"{os.getpid()}"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

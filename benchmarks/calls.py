@@ -47,7 +47,7 @@ def _end_to_end(result: Result, loop: str, rounds: int) -> None:
                     few = size == LARGE and callers > 1
                     measured = interleave(
                         {STOCK: partial(stock.ask, *order), OURS: partial(ours.ask, *order)},
-                        max(3, rounds // 4) if few else rounds,
+                        3 if few else rounds,
                         warm_up=0 if few else 1,
                     )
                     ratio = Ratio.of(measured[OURS], measured[STOCK])
@@ -60,7 +60,7 @@ def _end_to_end(result: Result, loop: str, rounds: int) -> None:
 
 
 @click.command()
-@click.option("--rounds", default=11, show_default=True, help="How often both sides take turns.")
+@click.option("--rounds", default=5, show_default=True, help="How often both sides take turns.")
 @click.option("--calls", "n", default=5_000, show_default=True, help="Calls in memory per turn.")
 @click.option("--memory-only", is_flag=True, help="Leave out the calls over sockets.")
 def calls(rounds: int, n: int, memory_only: bool) -> None:

@@ -67,7 +67,7 @@ class Caller(Client):
 
 @click.command()
 @click.option("--seconds", default=1.0, show_default=True, help="For which healthy calls are made.")
-@click.option("--rounds", default=5, show_default=True)
+@click.option("--rounds", default=3, show_default=True)
 def dead_endpoint(seconds: float, rounds: int) -> None:
     """Latency of healthy calls while dead endpoints are dialed."""
     counts = (0, 1, 10, 100)

@@ -15,7 +15,7 @@ from .endpoints import Client
 from .harness import OURS, STOCK, Reach, Result, plot, progress, publish
 from .processes import Child, children, idle_closing, raise_descriptor_limit
 
-TIMEOUT = 1.5
+TIMEOUT = 1.0
 WIDTH = 50  # endpoints that are in use at a time
 AT_ONCE = 8
 THREADS = 20

@@ -131,14 +131,26 @@ def plot(name: str, draw: Callable[[Any], None], size: tuple[float, float] = (9,
     return f"{name}.png"
 
 
+def _brief(value: Any) -> Any:
+    """The same with no more digits than have a meaning."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {str(key): _brief(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_brief(each) for each in value]
+    return value
+
+
 def publish(result: Result) -> None:
     """Write the result, and the report of all results that there are."""
     RESULTS.mkdir(exist_ok=True)
     document = asdict(result) | {"machine": _machine()}
     for reach, written in zip(result.reaches, document["reaches"], strict=True):
         written["met"] = reach.met
-    text = json.dumps(document, indent=1, default=str)
-    (RESULTS / f"{result.scenario}.json").write_text(text + "\n")
+    parts = [f"{json.dumps(key)}: {json.dumps(_brief(value))}" for key, value in document.items()]
+    text = "{\n" + ",\n".join(parts) + "\n}\n"
+    (RESULTS / f"{result.scenario}.json").write_text(text)
     for reach in result.reaches:
         progress(f"{result.scenario}: {reach.goal}: {_number(reach.figure)} {_verdict(reach.met)}")
 

@@ -133,6 +133,9 @@ async def _serve(maker: str) -> None:
         import xoscar_idle
 
         xoscar_idle.install()  # a checkout that is not installed has no .pth file
+    # Libraries in C print to descriptor 1, too: NIXL does. Only answers are to go there.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     module, _, name = maker.partition(":")
     served = getattr(import_module(module), name)()
     loop = asyncio.get_running_loop()
@@ -147,7 +150,7 @@ async def _serve(maker: str) -> None:
     while True:
         method, arguments = json.loads(await orders.get())
         answer = await getattr(served, method)(*arguments)
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def _receiver() -> Any:
 
 
 @click.command()
-@click.option("--reconnects", default=40, show_default=True)
+@click.option("--reconnects", default=30, show_default=True)
 @click.option("--rounds", default=5, show_default=True)
 def reconnect(reconnects: int, rounds: int) -> None:
     """Cost of the first call after reaping, and of a crowd of them."""
