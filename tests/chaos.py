@@ -36,7 +36,7 @@ from xoscar.errors import ActorNotExist, ServerClosed
 
 import xoscar_idle
 
-from . import environment
+from . import environment, leaks
 from .hosting import Worker, pools, sockets, worker
 
 IDLE_TIMEOUT = 0.05
@@ -262,15 +262,18 @@ async def call_on(rng: random.Random, town: Town, until: float) -> None:
         kind = rng.choice(CALLS)
         name = f"call {kind.__name__[1:]}"
         address = rng.choice(town.addresses())
+        call = asyncio.ensure_future(kind(rng, town, address))
+        await asyncio.wait([call], timeout=BOUND)
         try:
-            await asyncio.wait_for(kind(rng, town, address), BOUND)
+            if not call.done():
+                call.cancel()
+                raise Violation(f"no answer and no error in {BOUND:g} s")
+            call.result()
         except GONE as error:
             if address in town.steady and kind is not _visit:
                 town.tally.violate(f"{name} to a process that was let alone: {error!r}")
             town.tally.add(f"{name} raised {type(error).__name__}")
             await asyncio.sleep(rng.random() * IDLE_TIMEOUT)  # what is gone refuses at once
-        except asyncio.TimeoutError:
-            town.tally.violate(f"{name} to {address}: no answer and no error in {BOUND:g} s")
         except Exception as error:
             town.tally.violate(f"{name} to {address}: {error!r}")
         else:
@@ -291,12 +294,16 @@ async def kill(rng: random.Random, town: Town) -> None:
 async def stop(rng: random.Random, town: Town) -> None:
     """A sub-pool stands still for a while, alive to its kernel alone."""
     if victims := await asyncio.to_thread(town.host.sub_pools):
-        victim = rng.choice(victims)
-        with contextlib.suppress(psutil.NoSuchProcess):
-            victim.send_signal(signal.SIGSTOP)
-            town.tally.add("SIGSTOP")
-            await asyncio.sleep(rng.random())
-            victim.send_signal(signal.SIGCONT)
+        # By a thread: this loop stands still while xoscar waits for a generator's destruction.
+        await asyncio.to_thread(_pause, rng.choice(victims), rng.random())
+        town.tally.add("SIGSTOP")
+
+
+def _pause(process: psutil.Process, seconds: float) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGCONT)
 
 
 async def append(rng: random.Random, town: Town) -> None:
@@ -472,25 +479,6 @@ async def _all_closed(tally: Tally) -> None:
         await asyncio.sleep(0.05)
 
 
-def _descriptors() -> list[str]:
-    """What is open, by kind."""
-    kinds = []
-    for entry in os.scandir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):  # the one that scandir uses
-            kinds.append(os.readlink(entry.path).split(":")[0])
-    return sorted(kinds)
-
-
-def _state() -> dict[str, object]:
-    """What a run must leave as it was."""
-    gc.collect()
-    return {
-        "descriptors": _descriptors(),
-        "threads": sorted(each.name for each in threading.enumerate()),
-        "children": [each.pid for each in psutil.Process().children()],
-    }
-
-
 def _memory() -> int:
     """Blocks that Python holds; those of the allocator's own caches given back."""
     gc.collect()
@@ -503,8 +491,7 @@ def run(seed: int, seconds: float) -> Tally:
     """One seed for so many seconds: what happened, and what must not have."""
     tally = Tally()
     factory = (asyncio.new_event_loop, uvloop.new_event_loop)[seed % 2]
-    uvloop.new_event_loop().close()  # the first one of a process opens what all share
-    before = _state()
+    before = leaks.state()
     with _installed(), _watched(tally):
         loop = factory()
         loop.set_exception_handler(
@@ -515,12 +502,8 @@ def run(seed: int, seconds: float) -> Tally:
             loop.run_until_complete(loop.shutdown_default_executor())
         finally:
             loop.close()
-        end = time.monotonic() + BOUND
-        while (after := _state()) != before:
-            if time.monotonic() > end:
-                tally.violate(f"before {before}, after {after}")
-                break
-            time.sleep(0.1)
+        if left := leaks.left_since(before):
+            tally.violate(f"left: {left}")
     tally.add("memory blocks", _memory())
     return tally
 
@@ -552,21 +535,17 @@ def _watched(tally: Tally) -> Iterator[None]:
 
 
 def main(seconds: float, seeds: list[int]) -> int:
-    """Run all seeds; the exit status."""
+    """Run all seeds, printing the totals after each; the exit status."""
     totals: Counter[str] = Counter()
-    blocks, violations = [], 0
-    for seed in seeds:
+    for number, seed in enumerate(seeds, 1):
         tally = run(seed, seconds / len(seeds))
-        blocks.append(tally.counts.pop("memory blocks"))
+        blocks = tally.counts.pop("memory blocks")
         totals += tally.counts
-        violations += len(tally.violations)
-        print(f"seed {seed}: {len(tally.violations)} violations", file=sys.stderr, flush=True)
-    totals["violations"] = violations
-    totals["seconds"] = round(seconds)
-    for what, n in sorted(totals.items()):
-        print(f"{n:>9}  {what}")
-    print("memory blocks after each seed:", *blocks)
-    return 1 if violations else 0
+        totals["violations"] += len(tally.violations)
+        print(f"seed {seed}, {number * seconds / len(seeds):.0f} s, {blocks} blocks of memory:")
+        for what, n in sorted(totals.items()):
+            print(f"{n:>9}  {what}", flush=True)
+    return 1 if totals["violations"] else 0
 
 
 if __name__ == "__main__":

@@ -10,9 +10,21 @@ from xoscar_idle import config
 from xoscar_idle.caller import ActorCaller
 from xoscar_idle.cap import Cap
 
+from . import leaks
 from .memory import Network, VirtualTimeLoop
 
 Run = Callable[[Callable[..., Coroutine[Any, Any, None]]], None]
+
+
+@pytest.fixture(autouse=True)
+def leak_guard(request: pytest.FixtureRequest) -> Iterator[None]:
+    """An integration test leaves descriptors, threads, children and tasks as they were."""
+    if request.node.get_closest_marker("integration") is None:
+        yield
+        return
+    before = leaks.state()
+    yield
+    assert not leaks.left_since(before)
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ import pytest
 from . import environment
 from .scenarios import SCENARIOS
 
+pytestmark = pytest.mark.integration
+
 NOISE = re.compile("destroyed but it is pending|never retrieved|unhandled exception|ignored")
 
 LOOPS = ("asyncio", "uvloop")

@@ -10,6 +10,8 @@ import pytest
 
 from . import environment
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.mark.timeout(240)
 def test_every_call_is_settled_and_nothing_is_left() -> None:

@@ -15,6 +15,8 @@ import pytest
 
 from xoscar_idle.demo import demo
 
+pytestmark = pytest.mark.integration
+
 PROGRAM = "import sys; from xoscar_idle.demo import demo; sys.exit(demo({}))"
 SMALL = "endpoints=24, seconds=6.0, idle_timeout=1.0"
 CHILDREN = 6  # a client and two servers per side

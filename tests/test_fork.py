@@ -9,6 +9,8 @@ import pytest
 
 from .peers import peers
 
+pytestmark = pytest.mark.integration
+
 FORKING = """
 import asyncio, os, sys
 from tests.memory import message

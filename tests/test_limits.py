@@ -31,6 +31,8 @@ from .hosting import sockets
 from .memory import Network, VirtualTimeLoop, message, settle
 from .peers import peers
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def active() -> Iterator[None]:

@@ -26,6 +26,8 @@ from .hosting import pools, worker
 from .serving import Series, serving
 from .test_pools import eventually
 
+pytestmark = pytest.mark.integration
+
 DOCS = Path(__file__).parents[1] / "docs"
 LIBRARIES = ("prometheus_client", "aioprometheus")
 ON = {"XOSCAR_IDLE_TIMEOUT": "600"}

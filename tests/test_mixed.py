@@ -17,6 +17,8 @@ import xoscar_idle
 from .hosting import Worker, pools, sockets, worker
 from .test_pools import eventually_here
 
+pytestmark = pytest.mark.integration
+
 SECRET = "9f" * 32
 
 

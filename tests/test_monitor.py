@@ -19,7 +19,10 @@ import pytest
 
 from xoscar_idle import monitor
 
-pytestmark = pytest.mark.skipif(not monitor.AVAILABLE, reason="no unix sockets here")
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(not monitor.AVAILABLE, reason="no unix sockets here"),
+]
 
 BOUND = 20.0
 

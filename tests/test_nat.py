@@ -19,6 +19,8 @@ from .hosting import sockets
 from .nat import ANSWERED, BROKEN_OFF, IDLE_ROUNDS, NO_ANSWER, Nat, nat, unavailable
 from .test_pools import eventually
 
+pytestmark = pytest.mark.integration
+
 REMEMBER = 3
 """Seconds. Keepalive counts in whole ones, so less would leave it no room."""
 

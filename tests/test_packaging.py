@@ -14,7 +14,7 @@ from .environments import Environment, run
 ROOT = Path(__file__).parents[1]
 PROJECT = ("LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.cfg", "setup.py")
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 
 def copy_project(to: Path) -> Path:

@@ -22,6 +22,8 @@ from xoscar_idle import registry
 from .environments import Environment
 from .hosting import Worker, pools, sockets, worker
 
+pytestmark = pytest.mark.integration
+
 BOUND = 20.0  # seconds; what has not happened by then never will
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}

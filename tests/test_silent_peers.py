@@ -23,6 +23,8 @@ from .memory import message
 from .scenarios import deaf_endpoint
 from .test_pools import eventually_here
 
+pytestmark = pytest.mark.integration
+
 BOUND = 20.0  # seconds; what has not happened by then never will
 
 

@@ -24,6 +24,8 @@ from .hosting import pools, worker
 from .memory import Connection, Network, VirtualTimeLoop, message, settle
 from .test_pools import eventually_here
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def active() -> Iterator[None]:

@@ -31,6 +31,8 @@ from xoscar_idle.snapshot import Snapshot
 
 from .hosting import Pools, pools, worker
 
+pytestmark = pytest.mark.integration
+
 BOUND = 30.0
 COMMAND = "from xoscar_idle.cli import main; main(prog_name='xoscar-idle')"
 WITHOUT_RICH = "import sys; sys.modules['rich'] = None; "

@@ -19,6 +19,8 @@ from xoscar_idle import registry
 from .hosting import Worker, pools, worker
 from .test_pools import eventually_here
 
+pytestmark = pytest.mark.integration
+
 TIMEOUT = 0.2
 
 

@@ -1,0 +1,55 @@
+"""What a test, and a run of chaos, must leave as it was."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import multiprocessing.forkserver
+import multiprocessing.resource_tracker
+import os
+import threading
+import time
+from collections import Counter
+
+import psutil
+import uvloop
+
+BOUND = 10.0
+"""Seconds in which what is being closed has to be gone."""
+
+# What a process has once and for all, from the first time that it is needed.
+uvloop.new_event_loop().close()  # a pipe for signals
+multiprocessing.resource_tracker.ensure_running()  # a child, for shared memory
+multiprocessing.forkserver.ensure_running()  # a child, for children
+
+
+def state() -> dict[str, Counter[str]]:
+    """The descriptors, by kind, and the threads, children and tasks of this process."""
+    gc.collect()
+    descriptors: Counter[str] = Counter()
+    for entry in os.scandir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the one that scandir uses
+            descriptors[os.readlink(entry.path).split(":")[0]] += 1
+    return {
+        "descriptors": descriptors,
+        "threads": Counter(f"{each.name} {each.ident}" for each in threading.enumerate()),
+        "children": Counter(f"{each}" for each in psutil.Process().children()),
+        "tasks": Counter(
+            repr(each)
+            for each in gc.get_objects()
+            if issubclass(type(each), asyncio.Task) and not each.done()
+        ),
+    }
+
+
+def left_since(before: dict[str, Counter[str]], bound: float = BOUND) -> dict[str, list[str]]:
+    """What there is more than ``before``, as soon as it is nothing, or after the bound."""
+    end = time.monotonic() + bound
+    while True:
+        now = state()
+        left = {what: sorted((now[what] - before[what]).elements()) for what in now}
+        left = {what: each for what, each in left.items() if each}
+        if not left or time.monotonic() > end:
+            return left
+        time.sleep(0.05)
