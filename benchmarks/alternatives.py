@@ -177,7 +177,7 @@ def _connections() -> int:
 
 @click.command()
 @click.option("--endpoints", default=200, show_default=True)
-@click.option("--seconds", default=5.0, show_default=True, help="For which the last are used.")
+@click.option("--seconds", default=7.0, show_default=True, help="For which the last are used.")
 def alternatives(endpoints: int, seconds: float) -> None:
     """The same visits with grpc.aio, dask.distributed, stock and ours."""
     result = Result(

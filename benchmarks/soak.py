@@ -16,6 +16,7 @@ from .harness import Reach, Result, plot, progress, publish
 from .processes import Child, children, idle_closing
 
 TIMEOUT = 0.2
+WIDTH = 10  # endpoints that are called again and again
 ENDPOINTS = 5000
 AT_ONCE = 100
 STEPS = 10  # in each of which the state is looked at
@@ -35,26 +36,27 @@ def _state() -> dict[str, int]:
 class Caller(Client):
     """The client process."""
 
-    async def calls(self, addresses: list[str], n: int) -> dict[str, int]:
-        """Make ``n`` calls over open connections; the state when these are gone."""
+    async def step(self, addresses: list[str], calls: int, cycles: int) -> dict[str, int]:
+        """Both at the same time; the state when all connections are gone."""
+        often, seldom = addresses[:WIDTH], addresses[WIDTH:]
+        await asyncio.gather(self._calls(often, calls), self._cycles(seldom, cycles))
+        await asyncio.sleep(3 * TIMEOUT)
+        return _state()
+
+    async def _calls(self, addresses: list[str], n: int) -> None:
+        """Make ``n`` calls over open connections."""
 
         async def caller(address: str) -> None:
             for _ in range(n // AT_ONCE):
                 await self.call(address)
 
         await asyncio.gather(*(caller(addresses[i % len(addresses)]) for i in range(AT_ONCE)))
-        return await self._state_at_rest()
 
-    async def cycles(self, addresses: list[str], n: int) -> dict[str, int]:
-        """Open and close ``n`` connections; the state after that."""
+    async def _cycles(self, addresses: list[str], n: int) -> None:
+        """Open and close ``n`` connections."""
         for _ in range(n // len(addresses)):
             await self.call_all(addresses)
             await asyncio.sleep(2 * TIMEOUT)
-        return await self._state_at_rest()
-
-    async def _state_at_rest(self) -> dict[str, int]:
-        await asyncio.sleep(3 * TIMEOUT)
-        return _state()
 
 
 class Server(Endpoints):
@@ -72,10 +74,11 @@ def soak(calls: int, cycles: int) -> None:
     result = Result(
         "soak",
         "Soak",
-        f"{calls:,} calls, {AT_ONCE} at once, over 10 TCP connections, and {cycles:,} times "
-        f"opening, calling and being closed, with {ENDPOINTS:,} endpoints and an idle timeout of "
-        f"{TIMEOUT:g} s; on uvloop. After each of {STEPS} steps, and when all is closed, the "
-        "state is looked at. It starts after a tenth more of the same.",
+        f"{calls:,} calls, {AT_ONCE} at once, over {WIDTH} TCP connections, and at the same "
+        f"time {cycles:,} times opening, calling and being closed, with {ENDPOINTS:,} endpoints "
+        f"and an idle timeout of {TIMEOUT:g} s; on uvloop. After each of {STEPS} "
+        "steps, and when all is closed, the state is looked at. It starts after a tenth more of "
+        "the same.",
     )
     states: list[dict[str, Any]] = []
     servers: list[dict[str, Any]] = []
@@ -83,13 +86,12 @@ def soak(calls: int, cycles: int) -> None:
         lambda: Child("benchmarks.soak:Caller", idle_closing(TIMEOUT), loop="uvloop"),
         lambda: Child("benchmarks.soak:Server", loop="uvloop"),
     ) as (client, server):
-        addresses = server.ask("open", ENDPOINTS)
+        addresses = server.ask("open", WIDTH + ENDPOINTS)
         before = server.ask("accepted")
         started = time.monotonic()
         for step in range(STEPS + 1):
             progress(f"soak: step {step} of {STEPS}")
-            client.ask("calls", addresses[:10], calls // STEPS)
-            states.append(client.ask("cycles", addresses, cycles // STEPS))
+            states.append(client.ask("step", addresses, calls // STEPS, cycles // STEPS))
             servers.append(server.ask("state"))
         took = time.monotonic() - started
         opened = server.ask("accepted") - before
