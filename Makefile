@@ -17,7 +17,7 @@ OLDEST := .venv-oldest/.ready-$(KEY)
 OLDEST_TESTS := tests/test_activation.py tests/test_places.py tests/test_caller.py tests/test_mixed.py tests/test_pools.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench compat fuzz chaos mutants format clean
+.PHONY: help demo test bench compat coverage fuzz chaos mutants format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -37,6 +37,12 @@ bench: $(READY) $(BENCH) ## run all benchmarks (under ten minutes) and write ben
 
 compat: $(READY) ## run the tests on every Python that is there and every supported xoscar
 	@$(BIN)/nox
+
+coverage: $(READY) $(NIXL) ## run the tests and list the lines and branches that they do not reach
+	$(BIN)/coverage erase
+	-$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 fuzz: $(READY) ## run the stateful tests for long (FUZZ=10000 sequences)
 	XOSCAR_IDLE_FUZZ=$(or $(FUZZ),10000) $(BIN)/python -m pytest --timeout 3600 tests/test_stateful.py
