@@ -14,6 +14,7 @@ from collections import Counter
 
 import psutil
 import uvloop
+from xoscar.backends.core import ActorCaller
 
 BOUND = 10.0
 """Seconds in which what is being closed has to be gone."""
@@ -22,6 +23,10 @@ BOUND = 10.0
 uvloop.new_event_loop().close()  # a pipe for signals
 multiprocessing.resource_tracker.ensure_running()  # a child, for shared memory
 multiprocessing.forkserver.ensure_running()  # a child, for children
+ActorCaller._ensure_initialized()  # xoscar's thread that closes connections, with its loop
+
+gc.collect()
+gc.freeze()  # what has been imported is not looked through each time
 
 
 def state() -> dict[str, Counter[str]]:
