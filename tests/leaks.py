@@ -39,9 +39,9 @@ def state() -> dict[str, Counter[str]]:
     return {
         "descriptors": descriptors,
         "threads": Counter(f"{each.name} {each.ident}" for each in threading.enumerate()),
-        "children": Counter(f"{each}" for each in psutil.Process().children()),
+        "children": Counter(f"{each.pid}" for each in psutil.Process().children()),
         "tasks": Counter(
-            repr(each)
+            f"{each.get_name()} {each.get_coro()}"
             for each in gc.get_objects()
             if issubclass(type(each), asyncio.Task) and not each.done()
         ),
