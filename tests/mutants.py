@@ -64,9 +64,9 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     "reference taken after an await, at look-up": (
         Edit(
             "caller.py",
-            "                client = self._clients.get(route)\n",
-            "                client = self._clients.get(route)\n"
-            "                await asyncio.sleep(0)\n",
+            "            client = self._clients.get(route)\n            reused",
+            "            client = self._clients.get(route)\n"
+            "            await asyncio.sleep(0)\n            reused",
         ),
     ),
     "reference taken after an await, by who waits for a connect": (
@@ -109,7 +109,7 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     "a request on a connection that ended at the hand-over": (
         Edit(
             "client.py",
-            "if self.state in (State.CLOSING, State.CLOSED) or self.client.closed:",
+            "if ended or self.client.closed:",
             "if self.client.closed:",
         ),
     ),
@@ -186,9 +186,9 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     "an address instead of its route": (
         Edit(
             "caller.py",
-            "            route = routing.resolve(router, dest_address, proxy_addresses)\n"
-            "            while True:\n",
-            "            route = dest_address\n            while True:\n",
+            "        route = routing.resolve(router, dest_address, proxy_addresses)\n"
+            "        while True:\n",
+            "        route = dest_address\n        while True:\n",
         ),
     ),
     # -- the cap
