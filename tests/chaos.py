@@ -141,11 +141,9 @@ async def _host() -> None:
                 answer = pool._config.get_external_addresses()
             elif words[0] == "append":
                 answer = await populate(await pool.append_sub_pool())
-            elif words[0] == "remove":
-                answer = await pool.remove_sub_pool(words[1], timeout=1.0, force=True)
             else:
-                answer = sockets(), len(asyncio.all_tasks())
-        except (OSError, KeyError, *GONE) as error:  # the sub-pool was killed under it
+                answer = await pool.remove_sub_pool(words[1], timeout=1.0, force=True)
+        except (KeyError, *GONE) as error:  # the sub-pool was killed under it
             answer = f"{type(error).__name__}: {error}"
         print(json.dumps(answer), flush=True)
 
