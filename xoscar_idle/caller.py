@@ -383,8 +383,9 @@ class ActorCaller(Periodic):
         now = self.clock()
         # In the order of falling idle, which is that of a lane.
         for client in sorted(self._clients.values(), key=lambda c: c.idle_since or now):
+            idle_since = client.idle_since
             self._idle.leave(client.lane, client)
-            self._file(client, chosen)
+            self._file(client, chosen, idle_since)
         self.ensure_check()
         self._cap.shrink()
 
@@ -464,20 +465,23 @@ class ActorCaller(Periodic):
             if not self._clients:
                 self._cap.join(self)
             self._clients[route] = self._all[client.client] = client
-            self._file(client, config.current())
+            # The idle clock starts when the connection opens: one that is never used expires, too.
+            self._file(client, config.current(), client.opened)
             connect.succeed(client)
             if not client.refs:
                 self.fell_idle()  # nobody waits for it any more
             self.ensure_check()
 
-    def _file(self, client: CallerClient, chosen: config.Settings) -> None:
+    def _file(
+        self, client: CallerClient, chosen: config.Settings, idle_since: float | None
+    ) -> None:
         """Put an open connection into the lane of its timeout, and down for its age."""
         timeout = routing.override(client.router, "idle_timeout")
         if timeout is None:
             timeout = chosen.idle_timeout_of(wire.transport(client.route))
         client.lane = self._idle.join(timeout, evictable=wire.holds_descriptor(client.route))
-        if client.idle_since is not None:
-            client.lane.fell_idle(client, client.idle_since)
+        if idle_since is not None:
+            client.lane.fell_idle(client, idle_since)
         wire.keep_alive(client.client.channel, chosen.keepalive)
         # With jitter, so that what was opened together is not replaced together.
         age = chosen.max_connection_age * (1 - 0.1 * random.random())

@@ -127,7 +127,6 @@ class CallerClient:
         "arrivals",
         "calls",
         "client",
-        "idle_since",
         "lane",
         "loop",
         "opened",
@@ -149,9 +148,7 @@ class CallerClient:
         self.calls = 0
         self.arrivals = 0
         self.router: Any = None
-        # The idle clock starts when the connection opens: one that is never used expires too.
         self.opened = owner.clock()
-        self.idle_since: float | None = self.opened
         self.lane = _NOWHERE  # where its idle time is kept; set by the owner
         self.retire_at = math.inf
         self._owner = owner
@@ -167,14 +164,19 @@ class CallerClient:
         use = [] if self.state is State.OPEN else [self.state.value]
         if self.refs:
             use.append(f"{self.refs} in use")
-        elif self.idle_since is not None and self.state is State.OPEN:
-            use.append(f"idle {self._owner.clock() - self.idle_since:.1f}s")
+        elif (since := self.idle_since) is not None:
+            use.append(f"idle {self.now() - since:.1f}s")
         return f"<CallerClient {self.route} {', '.join(use)}, {self.calls} calls>"
 
     @property
     def thread(self) -> int:
         """The identifier of the thread that opened it."""
         return self._owner.thread
+
+    @property
+    def idle_since(self) -> float | None:
+        """When it fell idle; None while it is in use, and from its end on."""
+        return self.lane.since(self)
 
     def now(self) -> float:
         """The time that ``opened`` and ``idle_since`` are told in."""
@@ -211,7 +213,6 @@ class CallerClient:
     def hold(self) -> None:
         """Take a reference to a connection that is known to take users, being just opened."""
         if self.refs == 0:
-            self.idle_since = None
             self.lane.in_use(self)
         self.refs += 1
 
@@ -227,8 +228,7 @@ class CallerClient:
         self.refs -= 1
         if self.refs == 0:
             if self.state is State.OPEN:
-                self.idle_since = self._owner.clock()
-                self.lane.fell_idle(self, self.idle_since)
+                self.lane.fell_idle(self, self._owner.clock())
                 self._owner.fell_idle()
             elif self.state is State.RETIRED:
                 self.close(self.reason or "retired")

@@ -35,6 +35,10 @@ class Lane(Generic[T]):
         """Somebody uses ``item``, or it is gone: it does not expire."""
         self._since.pop(item, None)
 
+    def since(self, item: T) -> float | None:
+        """When ``item`` fell idle; None if it is not."""
+        return self._since.get(item)
+
     def oldest(self) -> tuple[float, T] | None:
         """Who fell idle first, and when; None if nobody is idle."""
         return next(((since, item) for item, since in self._since.items()), None)

@@ -208,6 +208,6 @@ def _info(client: CallerClient) -> ConnectionInfo:
         in_flight=client.in_flight,
         calls=client.calls,
         age=now - client.opened,
-        idle=None if client.refs or since is None else now - since,
+        idle=None if since is None else now - since,
         descriptor=wire.descriptor(client.client),
     )
