@@ -32,7 +32,7 @@ test: $(READY) $(NIXL) $(OLDEST) ## check style and types, and run the tests (PY
 	.venv-oldest/bin/python -m pytest -q $(OLDEST_TESTS)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-bench: $(READY) $(BENCH) ## run all benchmarks, ten minutes or so, and write benchmarks/results
+bench: $(READY) $(BENCH) ## run all benchmarks, nine minutes or so, and write benchmarks/results
 	@$(BIN)/python -m benchmarks
 
 compat: $(READY) ## run the tests on every Python that is there and every supported xoscar
