@@ -256,7 +256,8 @@ def found_by(name: str, edits: tuple[Edit, ...]) -> str | None:
                 raise SystemExit(f"{name}: {source.count(edit.old)} matches in {edit.file}")
             path.write_text(source.replace(edit.old, edit.new))
         env = {k: v for k, v in os.environ.items() if not k.startswith("XOSCAR_")}
-        env |= {"PYTHONPATH": folder, "XOSCAR_IDLE_NO_SHRINK": "1"}
+        # Tests that have to be ended leave their temporary files behind.
+        env |= {"PYTHONPATH": folder, "TMPDIR": folder, "XOSCAR_IDLE_NO_SHRINK": "1"}
         where = "import os, xoscar_idle; print(os.path.realpath(xoscar_idle.__file__))"
         imported = subprocess.check_output([sys.executable, "-c", where], cwd=copy, env=env)
         if copy.resolve() not in Path(imported.decode().strip()).parents:
