@@ -42,7 +42,8 @@ class Cap:
         self.count = 0
         self.exceeded = 0
         """How many connects went ahead over the limit, since all connections were in use."""
-        self._lock = threading.Lock()
+        # Reentrant: a finalizer may run wherever memory is allocated.
+        self._lock = threading.RLock()
         self._members: dict[Member, None] = {}
 
     @property
@@ -107,7 +108,8 @@ class Cap:
 
     def _of(self, loop: asyncio.AbstractEventLoop) -> list[Member]:
         with self._lock:
-            return [member for member in self._members if member.loop is loop]
+            members = list(self._members)
+        return [member for member in members if member.loop is loop]
 
     def _idlest(self, loop: asyncio.AbstractEventLoop) -> Connection | None:
         heads = [head for member in self._of(loop) if (head := member.idlest()) is not None]
@@ -116,7 +118,8 @@ class Cap:
     def _other_loops(self, loop: asyncio.AbstractEventLoop) -> list[asyncio.AbstractEventLoop]:
         """The other loops, the one to ask first last: that with the least recently used."""
         with self._lock:
-            others = [m for m in self._members if m.loop is not loop and m.loop.is_running()]
+            members = list(self._members)
+        others = [m for m in members if m.loop is not loop and m.loop.is_running()]
         since: dict[asyncio.AbstractEventLoop, float] = {}
         for member in others:
             # A glance at what belongs to another thread: it orders the asking, no more.

@@ -104,9 +104,11 @@ class ConnectionInfo:
 class _Counters:
     """What cannot be seen by looking at the connections that are there."""
 
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    # Reentrant: a finalizer may run wherever memory is allocated. For the same reason all counts
+    # are there from the start: none runs between reading one that is there and writing it.
+    lock: threading.RLock = field(default_factory=threading.RLock)
     opened: int = 0
-    closed: Counter[str] = field(default_factory=Counter)
+    closed: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(REASONS, 0)))
     connects_failed: int = 0
     connect_seconds: float = 0.0
     connect_classes: list[int] = field(default_factory=lambda: [0] * (len(CONNECT_BUCKETS) + 1))
@@ -116,7 +118,7 @@ _counters = _Counters()
 
 
 def _forked() -> None:
-    _counters.lock = threading.Lock()  # the thread that held it may not exist here
+    _counters.lock = threading.RLock()  # the thread that held it may not exist here
 
 
 if hasattr(os, "register_at_fork"):
