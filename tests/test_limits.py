@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import resource
@@ -218,6 +219,48 @@ def test_eight_threads_share_one_cap(active: None) -> None:
     assert max(counts) <= 40 + len(threads)
     assert sockets() == before
     assert caps.process.count == 0
+
+
+@contextlib.contextmanager
+def another_loop(addresses: list[str], stuck: bool = False) -> Iterator[None]:
+    """In a thread: it has called these, one after the other, and runs on or stands still."""
+    called, leave = threading.Event(), threading.Event()
+
+    async def main() -> None:
+        owner, router = Owner(), Router([], None)
+        for i, address in enumerate(addresses):
+            assert await ask(owner, router, address, i) == i
+        called.set()
+        if stuck:
+            leave.wait()
+        else:
+            await asyncio.to_thread(leave.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),))
+    thread.start()
+    assert called.wait(60)
+    try:
+        yield
+    finally:
+        leave.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+def test_another_loop_makes_room_if_it_can(active: None, stuck: bool) -> None:
+    """It closes what it used least recently; one that does not answer is not waited for."""
+    xoscar_idle.install(idle_timeout=60, max_connections=2)
+    exceeded = caps.process.exceeded
+
+    async def main(address: str) -> set[str]:
+        owner, router = Owner(), Router([], None)
+        assert await ask(owner, router, address, "here") == "here"
+        return {each.address for each in xoscar_idle.connections()}
+
+    with peers(3) as (oldest, newer, ours), another_loop([oldest, newer], stuck):
+        expected = {oldest, newer, ours} if stuck else {newer, ours}
+        assert asyncio.run(main(ours)) == expected
+    assert caps.process.exceeded == exceeded + stuck
 
 
 VISITOR = """
