@@ -41,3 +41,14 @@ def test_infinite_age_is_never_reached() -> None:
     queue.join("a", math.inf)
     assert queue.next_expiry() == math.inf
     assert queue.expire(1e12) == []
+
+
+def test_what_left_before_its_time_takes_no_room() -> None:
+    queue: AgeQueue[int] = AgeQueue()
+    for item in range(1000):
+        queue.join(item, 2000.0 - item)
+        if item % 100:
+            queue.leave(item)
+    staying = range(900, -1, -100)
+    assert len(queue._heap) <= 2 * len(staying) + 17
+    assert queue.expire(2000.0) == [*staying]

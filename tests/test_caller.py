@@ -217,6 +217,20 @@ def test_reply_that_nobody_waits_for_harms_nobody(in_virtual_time: Run) -> None:
     in_virtual_time(test)
 
 
+def test_message_id_that_is_used_again_fails_the_older_call(in_virtual_time: Run) -> None:
+    async def test(caller: ActorCaller, network: Network) -> None:
+        older = await caller.call(network, "a:1", sent := message(), wait=False)
+        newer = await caller.call(network, "a:1", sent, wait=False)
+        with pytest.raises(RuntimeError, match="was used again"):
+            await older
+        network.opened[0].reply(sent)
+        await newer
+        await asyncio.sleep(30.1)
+        assert network.opened[0].closed  # no reference is left
+
+    in_virtual_time(test)
+
+
 def test_cancelled_request_gives_its_reference_back_at_once(in_virtual_time: Run) -> None:
     async def test(caller: ActorCaller, network: Network) -> None:
         reply = await caller.call(network, "a:1", message(), wait=False)
