@@ -31,6 +31,8 @@ IN_VIRTUAL_TIME = (
 )
 FORK = ("tests/test_against_stock.py::test_right_here[fork-asyncio]", "tests/test_fork.py")
 CLOCK = ("tests/test_clock.py",)
+LOCK = ("tests/test_finalizers.py",)
+OTHER_LOOP = ("tests/test_limits.py::test_another_loop_makes_room_if_it_can",)
 
 
 class Edit(NamedTuple):
@@ -124,7 +126,7 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
         ),
     ),
     "closing a connection with a lease: in use, and still in its lane": (
-        Edit("client.py", "            self.lane.in_use(self)\n", ""),
+        Edit("client.py", "            self.lane.in_use(self)\n", "            pass\n"),
     ),
     "closing a connection with a lease: given back at once": (
         Edit("caller.py", "stack.callback(client.de_ref)", "client.de_ref()"),
@@ -235,9 +237,20 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     "a child keeps its parent's sockets": (
         Edit("registry.py", "            caller.disown()\n", ""),
     ),
+    # -- threads
+    "a lock is waited for by the thread that holds it": (
+        Edit("stats.py", "default_factory=threading.RLock)", "default_factory=threading.Lock)"),
+    ),
+    "another loop is not asked to make room": (
+        Edit(
+            "cap.py",
+            "await self._ask(others.pop())\n            else",
+            "others.pop()\n            else",
+        ),
+    ),
 }
 
-NEED = {"wall clock": CLOCK, "a child ": FORK}
+NEED = {"wall clock": CLOCK, "a child ": FORK, "a lock ": LOCK, "another loop ": OTHER_LOOP}
 """What finds mutants beside the tests in virtual time, by the beginning of their names."""
 
 
