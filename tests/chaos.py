@@ -535,13 +535,13 @@ def _watched(tally: Tally) -> Iterator[None]:
 def main(seconds: float, seeds: list[int]) -> int:
     """Run all seeds, printing the totals after each; the exit status."""
     totals: Counter[str] = Counter()
-    allowed = 0.0
+    first = 0
     for number, seed in enumerate(seeds, 1):
         tally = run(seed, seconds / len(seeds))
         blocks = tally.counts.pop("memory blocks")
-        allowed = allowed or 1.01 * blocks  # uvloop remembers 2048 addresses, and modules load late
-        if blocks > allowed:
-            tally.violate(f"{blocks} blocks of memory, {allowed / 1.01:.0f} after the first seed")
+        first = first or blocks
+        if blocks > 1.01 * first:  # uvloop remembers 2048 addresses, and modules load late
+            tally.violate(f"{blocks} blocks of memory, {first} after the first seed")
         totals += tally.counts
         totals["violations"] += len(tally.violations)
         print(f"seed {seed}, {number * seconds / len(seeds):.0f} s, {blocks} blocks of memory:")

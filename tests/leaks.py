@@ -48,9 +48,9 @@ def state() -> dict[str, Counter[str]]:
     }
 
 
-def left_since(before: dict[str, Counter[str]], bound: float = BOUND) -> dict[str, list[str]]:
+def left_since(before: dict[str, Counter[str]]) -> dict[str, list[str]]:
     """What there is more than ``before``, as soon as it is nothing, or after the bound."""
-    end = time.monotonic() + bound
+    end = time.monotonic() + BOUND
     while True:
         now = state()
         left = {what: sorted((now[what] - before[what]).elements()) for what in now}

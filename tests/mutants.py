@@ -254,6 +254,18 @@ NEED = {"wall clock": CLOCK, "a child ": FORK, "a lock ": LOCK, "another loop ":
 """What finds mutants beside the tests in virtual time, by the beginning of their names."""
 
 
+def mutated(edits: tuple[Edit, ...]) -> dict[str, str]:
+    """The files that ``edits`` change, with their new source, which is Python."""
+    sources: dict[str, str] = {}
+    for edit in edits:
+        source = sources.get(edit.file) or (ROOT / "xoscar_idle" / edit.file).read_text()
+        assert source.count(edit.old) == 1, edit
+        sources[edit.file] = source.replace(edit.old, edit.new)
+    for file, source in sources.items():
+        compile(source, file, "exec")
+    return sources
+
+
 def found_by(name: str, edits: tuple[Edit, ...]) -> str | None:
     """The first test that fails with ``edits``; None if all pass."""
     with tempfile.TemporaryDirectory(prefix="xoscar-idle-mutant-") as folder:
@@ -262,12 +274,8 @@ def found_by(name: str, edits: tuple[Edit, ...]) -> str | None:
         for each in ("xoscar_idle", "tests"):
             shutil.copytree(ROOT / each, copy / each, ignore=ignored)
         shutil.copy(ROOT / "pyproject.toml", copy)
-        for edit in edits:
-            path = copy / "xoscar_idle" / edit.file
-            source = path.read_text()
-            if source.count(edit.old) != 1:
-                raise SystemExit(f"{name}: {source.count(edit.old)} matches in {edit.file}")
-            path.write_text(source.replace(edit.old, edit.new))
+        for file, source in mutated(edits).items():
+            (copy / "xoscar_idle" / file).write_text(source)
         env = {k: v for k, v in os.environ.items() if not k.startswith("XOSCAR_")}
         # Tests that have to be ended leave their temporary files behind.
         env |= {"PYTHONPATH": folder, "TMPDIR": folder, "XOSCAR_IDLE_NO_SHRINK": "1"}

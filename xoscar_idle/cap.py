@@ -106,10 +106,12 @@ class Cap:
         while others and not await self._ask(others.pop()):
             pass
 
-    def _of(self, loop: asyncio.AbstractEventLoop) -> list[Member]:
+    def _all(self) -> list[Member]:
         with self._lock:
-            members = list(self._members)
-        return [member for member in members if member.loop is loop]
+            return list(self._members)
+
+    def _of(self, loop: asyncio.AbstractEventLoop) -> list[Member]:
+        return [member for member in self._all() if member.loop is loop]
 
     def _idlest(self, loop: asyncio.AbstractEventLoop) -> Connection | None:
         heads = [head for member in self._of(loop) if (head := member.idlest()) is not None]
@@ -117,9 +119,7 @@ class Cap:
 
     def _other_loops(self, loop: asyncio.AbstractEventLoop) -> list[asyncio.AbstractEventLoop]:
         """The other loops, the one to ask first last: that with the least recently used."""
-        with self._lock:
-            members = list(self._members)
-        others = [m for m in members if m.loop is not loop and m.loop.is_running()]
+        others = [m for m in self._all() if m.loop is not loop and m.loop.is_running()]
         since: dict[asyncio.AbstractEventLoop, float] = {}
         for member in others:
             # A glance at what belongs to another thread: it orders the asking, no more.
