@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import xoscar_idle
 from xoscar_idle import config
 from xoscar_idle.caller import ActorCaller
 from xoscar_idle.cap import Cap
@@ -25,6 +26,13 @@ def leak_guard(request: pytest.FixtureRequest) -> Iterator[None]:
     before = leaks.state()
     yield
     assert not leaks.left_since(before)
+
+
+@pytest.fixture
+def active() -> Iterator[None]:
+    """What the test installs is uninstalled."""
+    yield
+    xoscar_idle.uninstall()
 
 
 @pytest.fixture

@@ -35,12 +35,6 @@ from .peers import peers
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture
-def active() -> Iterator[None]:
-    yield
-    xoscar_idle.uninstall()
-
-
 async def visit(caller: ActorCaller, network: Network, route: str) -> None:
     """One call, answered at once."""
     reply = await caller.call(network, route, sent := message(), wait=False)

@@ -20,13 +20,10 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def address() -> Iterator[str]:
+def address(active: None) -> Iterator[str]:
     xoscar_idle.install(idle_timeout=60)
-    try:
-        with peers(1) as (address,):
-            yield address
-    finally:
-        xoscar_idle.uninstall()
+    with peers(1) as (address,):
+        yield address
 
 
 def test_a_routers_connections_belong_to_who_asked_for_them(address: str) -> None:

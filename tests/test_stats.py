@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -25,12 +24,6 @@ from .memory import Connection, Network, VirtualTimeLoop, message, settle
 from .test_pools import eventually_here
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def active() -> Iterator[None]:
-    yield
-    xoscar_idle.uninstall()
 
 
 STEPS = st.lists(
