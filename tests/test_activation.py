@@ -125,6 +125,20 @@ def test_bad_variable_activates_with_the_default(
         assert part in record.getMessage()
 
 
+def test_a_process_in_which_activation_failed_tells_why() -> None:
+    program = """
+import importlib.metadata, os
+importlib.metadata.version = lambda name: "0.13.0"
+import xoscar, xoscar_idle.monitor
+print(xoscar_idle.monitor.ask(os.getpid()).note)
+xoscar_idle.uninstall()
+print(xoscar_idle.monitor.ask(os.getpid()))
+"""
+    note, asked_later = python(program, **{VARIABLE: "5", "XOSCAR_IDLE_MONITOR": "1"}).splitlines()
+    assert note.startswith("xoscar-idle is not active in it: xoscar 0.13.0 was left as it is: ")
+    assert asked_later == "None"
+
+
 def python(program: str, **settings: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", program],

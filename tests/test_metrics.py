@@ -243,7 +243,7 @@ def test_no_library_is_imported_for_it() -> None:
         "import sys, xoscar, xoscar_idle",
         "assert xoscar_idle.is_active()",
         f"print(sys.modules.keys() & {set(LIBRARIES)})",
-        "hooks = [f for f in sys.meta_path if type(f).__module__ == 'xoscar_idle.startup']",
+        "hooks = [f for f in sys.meta_path if type(f).__module__ == 'xoscar_idle.import_hook']",
         "xoscar_idle.uninstall()",
         "print(len(hooks), len(set(hooks) & set(sys.meta_path)))",
         **ON,

@@ -11,6 +11,7 @@ import importlib.metadata
 import inspect
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -190,6 +191,7 @@ _RELIED_ON = {
 _lock = threading.RLock()
 _replaced: list[tuple[Any, str, Any]] = []  # owner, name, what was there (None: nothing)
 _environment_before: dict[str, str | None] = {}
+_prevented = ""  # what an activation by environment failed with
 
 
 def is_active() -> bool:
@@ -284,12 +286,14 @@ def configure(**changes: Any) -> Settings:
 def uninstall() -> None:
     """Put everything back; our connections close as soon as nobody uses them."""
     with _lock:
+        from . import monitor
+
+        monitor.stop()
         if not is_active() and not _environment_before:
             return
-        from . import cap, metrics, monitor, registry, server
+        from . import cap, metrics, registry, server
 
         metrics.disarm()
-        monitor.stop()
         while _replaced:
             owner, name, before = _replaced.pop()
             if before is None:
@@ -330,15 +334,39 @@ def _export(variables: dict[str, str]) -> None:
 
 
 def activate_from_environment() -> None:
-    """Extend xoscar if the environment asks for it; what cannot be extended is left alone."""
+    """Extend xoscar if the environment asks for it; an unknown xoscar is left alone.
+
+    Raises
+    ------
+    Exception
+        What prevented it; :func:`why_inactive` tells it from then on.
+    """
+    global _prevented
     if not config.wanted():
         return
     try:
         install()
-    except UnsupportedXoscar as error:
+    except Exception as error:
+        from . import monitor
+
+        _prevented = " ".join(f"{error}".split()) or type(error).__name__
+        monitor.start()  # it tells what prevented it
+        if not isinstance(error, UnsupportedXoscar):
+            raise
         logger.warning("%s", error)
-    except Exception:
-        logger.warning("xoscar was left as it is", exc_info=True)
+
+
+def why_inactive() -> str:
+    """Why xoscar is not extended in this process, in a few words; empty if it is."""
+    if is_active():
+        return ""
+    if _prevented:
+        return _prevented
+    if not config.wanted():
+        return f"{IDLE_TIMEOUT} is not set, or off"
+    if "xoscar" not in sys.modules:
+        return "xoscar has not been imported yet"
+    return "it was not activated, or uninstall() was called"
 
 
 def check() -> None:

@@ -25,7 +25,7 @@ from . import stats
 if TYPE_CHECKING:
     from prometheus_client.core import Metric as MetricFamily
 
-    from .startup import ImportHook
+    from .import_hook import ImportHook
 
 logger = logging.getLogger("xoscar_idle")
 
@@ -237,7 +237,7 @@ _registered: dict[str, Callable[[], None]] = {}  # by library: how to remove our
 def arm() -> None:
     """Register with the libraries that the program has imported, and with others once it does."""
     # Importing this activates if the environment asks for it; arm() is called when that is done.
-    from .startup import ImportHook
+    from .import_hook import ImportHook
 
     for name in _LIBRARIES:
         if sys.modules.get(name) is not None:

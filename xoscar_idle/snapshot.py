@@ -58,7 +58,7 @@ def take() -> Snapshot:
         told["statistics"] = dataclasses.asdict(stats.statistics())
         told["connections"] = [dict(vars(each)) for each in stats.connections()]
     else:
-        told["note"] = "xoscar-idle is not active in it"
+        told["note"] = f"xoscar-idle is not active in it: {activation.why_inactive()}"
     try:
         descriptors = _descriptors(psutil.Process())
     except (OSError, psutil.Error):  # counting takes one, and there may be none left

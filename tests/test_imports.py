@@ -1,0 +1,151 @@
+"""Whatever a program imports first, in whatever thread, activation by the variable holds.
+
+Each case is a fresh interpreter: a fork of one that has imported what xoscar imports, but neither
+xoscar nor anything of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import xoscar_idle
+
+from . import environment
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(xoscar_idle.__file__).parent
+MODULES = sorted(
+    path.relative_to(ROOT.parent).with_suffix("").as_posix().replace("/", ".")
+    for path in ROOT.rglob("*.py")
+    if path.stem not in ("__init__", "__main__")
+)
+
+# Forks for each program of stdin's list and prints what comes of it, as one list.
+FORKS = """\
+import contextlib, importlib, io, json, os, subprocess, sys, tempfile
+listing = "import sys; before = set(sys.modules); import xoscar; print(*set(sys.modules) - before)"
+for name in subprocess.run([sys.executable, "-c", listing], stdout=-1, text=True).stdout.split():
+    if not name.startswith("xoscar"):
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+assert not any(name.startswith("xoscar") for name in sys.modules)
+told = []
+for program in json.load(sys.stdin):
+    with tempfile.TemporaryFile() as output:
+        if (child := os.fork()) == 0:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+            status = 1
+            try:
+                os.environ["XOSCAR_IDLE_TIMEOUT"] = "30"
+                import xoscar_idle.startup  # as the .pth file does
+                exec(program, {"__name__": "program"})
+                status = 0
+            except BaseException as error:
+                print(repr(error), flush=True)
+            sys.stdout.flush()
+            os._exit(status)
+        os.waitpid(child, 0)
+        output.seek(0)
+        told.append(output.read().decode())
+print(json.dumps(told))
+"""
+
+ACTIVE = "import xoscar, xoscar_idle; print(xoscar_idle.is_active())"
+
+
+def outputs(programs: list[str]) -> list[str]:
+    """What each of ``programs`` prints, in a fresh interpreter with the variable set."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS],
+        input=json.dumps(programs),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=110,
+    )
+    told: list[str] = json.loads(done.stdout)
+    return told
+
+
+def test_every_name_and_every_module_first_in_each_order_with_xoscar() -> None:
+    imports = [f"from xoscar_idle import {name}" for name in xoscar_idle.__all__]
+    imports += [f"import {module}" for module in MODULES]
+    programs = [f"{each}; {ACTIVE}" for each in imports]
+    programs += [f"import xoscar; {each}; {ACTIVE}" for each in imports]
+    wrong = {
+        program: told
+        for program, told in zip(programs, outputs(programs), strict=True)
+        if told != "True\n"
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("module", ["deadlines", "probe", "wire", "caller", "inquiry"])
+def test_two_threads_import_xoscar_and_one_of_ours(module: str) -> None:
+    """Each waits in the middle until the other has got as far as it can."""
+    program = f"""
+import sys, threading
+has_begun, may_go_on = threading.Event(), threading.Event()
+
+class Pauses:
+    def find_spec(self, name, path, target=None):
+        me = threading.current_thread().name
+        if me == WAITS[0] and name == WAITS[1]:
+            has_begun.set()
+            may_go_on.wait(WAITS[2])
+
+sys.meta_path.insert(0, Pauses())
+
+def ours():
+    import xoscar_idle.{module}
+
+def theirs():
+    import xoscar
+
+def run(first, second):
+    threads = [threading.Thread(target=each, name=each.__name__) for each in (first, second)]
+    threads[0].start()
+    has_begun.wait(20)
+    threads[1].start()
+    if WAITS[2] > 1:
+        threads[1].join(0.2)  # it may have to wait for the first
+        may_go_on.set()
+    for each in threads:
+        each.join()
+
+"""
+    rest = f"\nassert 'xoscar_idle.{module}' in sys.modules\n{ACTIVE}"
+    programs = [
+        # Ours is half imported when xoscar is, by the other thread.
+        f'{program}WAITS = "ours", "xoscar_idle.config", 20\nrun(ours, theirs){rest}',
+        f'{program}WAITS = "ours", "xoscar", 20\nrun(ours, theirs){rest}',
+        # Activation is under way, within the import of xoscar, when ours begins to be imported.
+        f'{program}WAITS = "theirs", "xoscar_idle.activation", 20\nrun(theirs, ours){rest}',
+        f'{program}WAITS = "theirs", "xoscar_idle.inquiry", 20\nrun(theirs, ours){rest}',
+    ]
+    assert outputs(programs) == ["True\n"] * 4
+
+
+def test_what_prevented_activation_is_told() -> None:
+    program = """
+import sys
+class Broken:
+    def find_spec(self, name, path, target=None):
+        if name == "xoscar_idle.registry":
+            raise ImportError("broken")
+sys.meta_path.insert(0, broken := Broken())
+import logging; logging.getLogger("xoscar_idle").setLevel("CRITICAL")
+try: import xoscar_idle.stock, xoscar_idle.registry
+except ImportError as error: print(error)
+from xoscar_idle.activation import is_active, why_inactive
+print(is_active(), why_inactive())
+"""
+    assert outputs([program]) == ["broken\nFalse broken\n"]
