@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import xoscar_idle
-from xoscar_idle import config
+from xoscar_idle import activation, config
 from xoscar_idle.caller import ActorCaller
 from xoscar_idle.cap import Cap
 
@@ -48,8 +48,11 @@ def settings(idle_timeout: float) -> config.Settings:
 
 
 @pytest.fixture
-def virtual_time(settings: config.Settings) -> Iterator[VirtualTimeLoop]:
+def virtual_time(
+    settings: config.Settings, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[VirtualTimeLoop]:
     """A loop in virtual time, with the settings in force."""
+    monkeypatch.setattr(activation, "why_inactive", lambda: "")
     before = config.current()
     config.use(settings)
     loop = VirtualTimeLoop()

@@ -103,10 +103,55 @@ def test_of_nested_deadlines_the_earliest_counts(in_virtual_time: Run) -> None:
             assert caller.loop.time() - started == 2
         with deadline(3):
             await asyncio.sleep(4)
-            with pytest.raises(CallTimeout, match="in 3 s"):
-                await caller.call(network, "a:1", send())
+            with pytest.raises(CallTimeout, match=r"was not sent: its deadline of 3 s had passed"):
+                await caller.call(network, "a:1", late := send())
+        await settle()
+        assert not any(late in connection.sent for connection in network.opened)
 
     in_virtual_time(test)
+
+
+def test_what_outlives_the_block_is_without_its_deadline(in_virtual_time: Run) -> None:
+    async def test(caller: ActorCaller, network: Network) -> None:
+        go_on = asyncio.Event()
+
+        async def outlives() -> Any:
+            await go_on.wait()
+            return await caller.call(network, "a:1", sent, wait=False)
+
+        async def within() -> Any:
+            with deadline(100):
+                return await outlives()
+
+        sent = send()
+        with deadline(2):
+            for work in (outlives, within):
+                task = asyncio.ensure_future(work())
+                await settle()
+            begun = asyncio.ensure_future(caller.call(network, "a:1", send()))
+            await settle()
+        await asyncio.sleep(50)
+        with pytest.raises(CallTimeout, match="in 2 s"):
+            await begun
+        go_on.set()
+        reply = await task
+        with pytest.raises(CallTimeout, match="in 100 s"):
+            await reply
+        assert caller.loop.time() == 1100
+
+    in_virtual_time(test)
+
+
+@pytest.mark.integration
+async def test_a_deadline_that_would_not_hold_says_so(active: None) -> None:
+    says = r"not active here: .*XOSCAR_IDLE_TIMEOUT.*required="
+    with pytest.raises(RuntimeError, match=says), deadline(1):
+        raise AssertionError("the block has been entered")
+    with deadline(1, required=False):
+        pass
+    xoscar_idle.install(idle_timeout=30)
+    with deadline(1):
+        pass
 
 
 def test_deadline_bounds_connecting_and_sending(in_virtual_time: Run) -> None:

@@ -49,7 +49,7 @@ class Place:
 
 def _places() -> list[Place]:
     # Imported here: `import xoscar_idle` must not import xoscar.
-    from . import inquiry, registry, router, server, stock, transfer
+    from . import deadlines, inquiry, registry, router, server, stock, transfer
 
     def call(
         self: Any,
@@ -82,6 +82,7 @@ def _places() -> list[Place]:
     routing = "xoscar.backends.router:Router"
     context = "xoscar.backends.context:IndigenActorContext"
     pool = "xoscar.backends.pool:AbstractActorPool"
+    main_pool = "xoscar.backends.pool:MainActorPoolBase"
     return [
         Place(
             caller,
@@ -152,6 +153,13 @@ def _places() -> list[Place]:
             "answers xoscar-idle top and stats, which ask over xoscar itself",
             inquiry.answer,
             ("self", "message"),
+        ),
+        Place(
+            main_pool,
+            "monitor_sub_pools",
+            "outlives the deadline of whoever made the pool",
+            deadlines.without,
+            ("self",),
         ),
     ]
 

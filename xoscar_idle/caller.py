@@ -302,6 +302,9 @@ class ActorCaller(Periodic):
 
         def expire() -> None:
             reply.expire(limit.error(address, message), arrivals)
+        if limit.at <= self.loop.time():
+            sending.close()
+            raise limit.passed(address, message)
             cancel()
 
         timer = self.loop.call_at(limit.at, expire)

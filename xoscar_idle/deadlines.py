@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from xoscar.backends.message import MessageType
 
 from . import config
+
+T = TypeVar("T")
 
 
 class CallTimeout(TimeoutError):
@@ -30,8 +33,34 @@ class Limit:
         """The error that tells who did not answer what, and for how long."""
         return CallTimeout(f"{_describe(message)} at {address}: no reply in {self.seconds:g} s")
 
+    def passed(self, address: str, message: Any) -> CallTimeout:
+        """The error of a call that is begun too late, and not sent."""
+        return CallTimeout(
+            f"{_describe(message)} at {address} was not sent: "
+            f"its deadline of {self.seconds:g} s had passed"
+        )
 
-_scope: ContextVar[Limit | None] = ContextVar("xoscar_idle_deadline", default=None)
+
+class _Scope:
+    """A block with a deadline, for what is within it; what outlives the block is without it."""
+
+    __slots__ = ("ended", "limit", "outer")
+
+    def __init__(self, limit: Limit, outer: _Scope | None) -> None:
+        self.limit = limit
+        self.outer = outer
+        self.ended = False
+
+
+_scope: ContextVar[_Scope | None] = ContextVar("xoscar_idle_deadline", default=None)
+
+
+def _innermost() -> _Scope | None:
+    """The innermost block that has not ended: tasks inherit the variable, and outlive blocks."""
+    scope = _scope.get()
+    while scope is not None and scope.ended:
+        scope = scope.outer
+    return scope
 
 
 def _now() -> float:
@@ -42,23 +71,28 @@ def _now() -> float:
 
 
 @contextlib.contextmanager
-def deadline(seconds: float) -> Iterator[None]:
+def deadline(seconds: float, *, required: bool = True) -> Iterator[None]:
     """Let calls in this block, and in tasks it starts, raise :class:`CallTimeout` in time.
 
     Of nested deadlines the earliest counts. A call that misses it is cancelled on the other side,
-    in the background, and a late reply is dropped; the connection's other calls go on. Each item
-    of a remote generator is a call of its own. Calls to actors in the same process are awaited
-    directly by xoscar and know no deadline.
+    in the background, and a late reply is dropped; the connection's other calls go on. One that is
+    begun later is not sent. Each item of a remote generator is a call of its own. What outlives the
+    block, a pool that is made in it or a task, is without the deadline from its end on. Calls to
+    actors in the same process are awaited directly by xoscar and know no deadline.
 
     Parameters
     ----------
     seconds
         From now on; above 0.
+    required
+        False: where xoscar is not extended in this process, the block runs without a deadline.
 
     Raises
     ------
     ValueError
         ``seconds`` is no such number.
+    RuntimeError
+        xoscar is not extended in this process, so that no deadline would hold.
     """
     try:
         seconds = config.seconds(seconds)
@@ -66,12 +100,20 @@ def deadline(seconds: float) -> Iterator[None]:
             raise ValueError("must be above zero")
     except ValueError as error:
         raise ValueError(f"deadline {error}, got {seconds!r}") from None
-    limit = Limit(_now() + seconds, seconds)
-    outer = _scope.get()
-    token = _scope.set(limit if outer is None or limit.at < outer.at else outer)
+    from .activation import why_inactive
+
+    if required and (why := why_inactive()):
+        raise RuntimeError(
+            f"a deadline of {seconds:g} s would not hold, since xoscar_idle is not active here: "
+            f"{why}. Set XOSCAR_IDLE_TIMEOUT or call xoscar_idle.install(); "
+            "deadline(..., required=False) runs without one where it is not active"
+        )
+    scope = _Scope(Limit(_now() + seconds, seconds), _innermost())
+    token = _scope.set(scope)
     try:
         yield
     finally:
+        scope.ended = True
         with contextlib.suppress(ValueError):  # garbage of a closed loop, in no context of it
             _scope.reset(token)
 
@@ -82,12 +124,29 @@ def limit_of(message: Any) -> Limit | None:
     ``call_timeout`` is for calls of actors' methods. What xoscar does beside, like creating an
     actor, may take as long as it takes, unless it is within :func:`deadline`.
     """
+    earliest = None
     scope = _scope.get()
+    while scope is not None:
+        if not scope.ended and (earliest is None or scope.limit.at < earliest.at):
+            earliest = scope.limit
+        scope = scope.outer
     default = config.current().call_timeout
     if default and message.message_type in (MessageType.send, MessageType.tell):
         limit = Limit(_now() + default, default)
-        return limit if scope is None or limit.at < scope.at else scope
-    return scope
+        if earliest is None or limit.at < earliest.at:
+            return limit
+    return earliest
+
+
+def without(work: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., Coroutine[Any, Any, T]]:
+    """``work`` as it is where no deadline is inherited, from whoever made its task."""
+
+    @functools.wraps(work)
+    async def without_deadline(*args: Any, **kwargs: Any) -> T:
+        clear()
+        return await work(*args, **kwargs)
+
+    return without_deadline
 
 
 def clear() -> None:
