@@ -161,6 +161,13 @@ def _places() -> list[Place]:
             deadlines.without,
             ("self",),
         ),
+        Place(
+            "xoscar.backends.core:ActorCallerThreadLocal",
+            "_listen_client",
+            "what xoscar was connecting at install() is drained, too",
+            stock.listen,
+            ("self", "client"),
+        ),
     ]
 
 
@@ -279,7 +286,7 @@ def configure(**changes: Any) -> Settings:
             raise RuntimeError("xoscar_idle is not active here: call install() first")
         chosen = config.current().changed(**changes)
         if changes:
-            from . import registry, server
+            from . import registry, server, stock
 
             _put_in_force(chosen, changes)
             _export_changes(changes)
@@ -287,6 +294,8 @@ def configure(**changes: Any) -> Settings:
                 with contextlib.suppress(RuntimeError):  # its loop has just been closed
                     caller.loop.call_soon_threadsafe(caller.apply_settings)
             server.apply_settings()
+            if "idle_timeout" in changes:
+                stock.drain()  # where it was 0, what xoscar had open has been left so far
             logger.info("reconfigured with %s", chosen)
         return chosen
 
@@ -299,9 +308,10 @@ def uninstall() -> None:
         monitor.stop()
         if not is_active() and not _environment_before:
             return
-        from . import cap, metrics, registry, server
+        from . import cap, metrics, registry, server, stock
 
         metrics.disarm()
+        stock.stop()
         while _replaced:
             owner, name, before = _replaced.pop()
             if before is None:

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def spawn(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """A task of ours on ``loop``; whoever makes it keeps it.
+
+    Not by the loop's own factory: an eager one (``asyncio.eager_task_factory``, Python 3.12) would
+    run its first step here and now, before its maker has put anything in its place.
+    """
+    return asyncio.Task(work, loop=loop)
 
 
 class Periodic:
@@ -38,11 +50,11 @@ class Periodic:
     def ensure_check(self) -> None:
         """Let the check run, and wake it if it sleeps for too long."""
         expiry = self.next_expiry(self.clock())
-        if self._check is not None:
+        if self._check is not None and not self._check.done():  # an error may have ended it
             if self._check_at <= expiry < math.inf:
                 return
             self._check.cancel()
             self._check = None
         if expiry < math.inf:
             self._check_at = expiry
-            self._check = self.loop.create_task(self.periodic_check())
+            self._check = spawn(self.loop, self.periodic_check())

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
+from collections.abc import Callable
 from typing import Any
 
 from xoscar.backends.core import ActorCallerThreadLocal
 
 from . import config
+from .deadlines import clear as clear_deadline
+from .periodic import spawn
 
 
 def holder(owner: Any, client: Any) -> ActorCallerThreadLocal | None:
@@ -18,27 +22,51 @@ def holder(owner: Any, client: Any) -> ActorCallerThreadLocal | None:
     return stock if stock is not None and client in stock._clients else None
 
 
+_draining: dict[Any, asyncio.Task[None]] = {}  # by client; an event loop holds its tasks weakly
+_stopped = True
+
+
 def drain() -> None:
     """Close, each on its own loop, what xoscar holds open as soon as it is no longer used."""
+    global _stopped
+    _stopped = False
     for stock in [o for o in gc.get_objects() if type(o) is ActorCallerThreadLocal]:
         for client, listener in list(stock._clients.items()):
-            loop = listener.get_loop()
             with contextlib.suppress(RuntimeError):  # closed: the loop, so nothing can be done
-                loop.call_soon_threadsafe(_start, stock, client)
+                listener.get_loop().call_soon_threadsafe(_start, stock, client)
 
 
-_draining: set[asyncio.Task[None]] = set()  # an event loop holds its tasks weakly
+def stop() -> None:
+    """Leave to xoscar what is still open."""
+    global _stopped
+    _stopped = True
+    for task in list(_draining.values()):
+        with contextlib.suppress(RuntimeError):  # its loop is closed
+            task.get_loop().call_soon_threadsafe(task.cancel)
+
+
+def listen(original: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    """For ``_listen_client`` of xoscar's own callers: a connect that was under way has ended."""
+
+    @functools.wraps(original)
+    def _listen_client(self: ActorCallerThreadLocal, client: Any) -> None:
+        original(self, client)
+        _start(self, client)
+
+    return _listen_client
 
 
 def _start(stock: ActorCallerThreadLocal, client: Any) -> None:
-    task = asyncio.get_running_loop().create_task(_drain(stock, client))
-    _draining.add(task)
-    task.add_done_callback(_draining.discard)
+    if _stopped or client in _draining:
+        return
+    task = _draining[client] = spawn(asyncio.get_running_loop(), _drain(stock, client))
+    task.add_done_callback(lambda _: _draining.pop(client, None))
 
 
 async def _drain(stock: ActorCallerThreadLocal, client: Any) -> None:
     # Its calls are not counted, so use is sampled: a transfer that was under way is safe as long
     # as it sends a block per idle timeout.
+    clear_deadline()
     seen: set[bytes] | None = None
     while not client.closed and (timeout := config.current().idle_timeout):
         waiting = set(stock._client_to_message_futures.get(client, ()))
