@@ -344,6 +344,15 @@ def _export_changes(changes: dict[str, Any]) -> None:
     _export({config.variable(name): str(value) for name, value in changes.items()})
 
 
+def _forked() -> None:
+    global _lock
+    _lock = threading.RLock()  # the thread that held it may not exist here
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
 def _export(variables: dict[str, str]) -> None:
     """Set environment variables for child processes, until :func:`uninstall`."""
     for name, value in variables.items():

@@ -8,11 +8,14 @@ methods replace it there; they open a new connection each time and keep nothing,
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from xoscar.backends.communication import get_client_type
 from xoscar.backends.communication.socket import SocketClient
 
+from . import wire
 from .config import seconds
 from .wire import Client
 
@@ -44,6 +47,15 @@ def resolve_via_type(router: Any, external_address: str, client_type: type[Clien
     return routes[client_type]
 
 
+def known_as(router: Any, route: str) -> str:
+    """The address that is mapped to ``route``, if there is one; else the route itself."""
+    for mapping in (router._mapping, router._local_mapping):
+        for external, internal in list(mapping.items()):
+            if internal == route:
+                return str(external)
+    return route
+
+
 def override(router: Any, setting: str) -> float | None:
     """A setting in the ``extra_conf`` of the pool that made the router; it wins over ours.
 
@@ -70,18 +82,41 @@ async def connect(router: Any, route: str, timeout: float | None = None, **kw: A
         It took longer than ``timeout`` seconds. None: the transport's own limit holds.
     """
     client_type = get_client_type(route)
-    if timeout is None or issubclass(client_type, SocketClient):
-        if timeout is not None:  # it has a limit of its own, and takes another
-            kw.setdefault("config", {"connect_timeout": timeout or None})
-        client: Client = await router._create_client(client_type, route, **kw)
+    with loose(route):
+        if timeout is None or issubclass(client_type, SocketClient):
+            if timeout is not None:  # it has a limit of its own, and takes another
+                kw.setdefault("config", {"connect_timeout": timeout or None})
+            client: Client = await router._create_client(client_type, route, **kw)
+            return client
+        try:
+            client = await asyncio.wait_for(
+                router._create_client(client_type, route, **kw), timeout or None
+            )
+        except asyncio.TimeoutError:
+            raise ConnectionError("connect timeout") from None
         return client
+
+
+_loose: list[str] = []
+
+
+@contextlib.contextmanager
+def loose(route: str) -> Iterator[None]:
+    """In this block there may be a connection to ``route`` that no ActorCaller holds."""
+    _loose.append(route)
     try:
-        client = await asyncio.wait_for(
-            router._create_client(client_type, route, **kw), timeout or None
-        )
-    except asyncio.TimeoutError:
-        raise ConnectionError("connect timeout") from None
-    return client
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # this is a forked child
+            _loose.remove(route)
+
+
+def disown_loose() -> None:
+    """In a forked child: the connections in all :func:`loose` blocks are the parent's."""
+    routes = set(_loose)
+    _loose.clear()
+    if routes:
+        wire.disown_to(routes)
 
 
 async def get_client(

@@ -9,19 +9,27 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import ipaddress
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from typing import Any, Protocol
 
+import psutil
 from xoscar.backends.communication.core import get_scheme
 from xoscar.backends.communication.dummy import DummyClient
 from xoscar.backends.communication.errors import ChannelClosed
-from xoscar.backends.communication.socket import SocketChannel
+from xoscar.backends.communication.socket import (
+    SocketChannel,
+    UnixSocketClient,
+    _gen_unix_socket_default_path,
+)
 from xoscar.backends.communication.utils import write_buffers
 from xoscar.serialization import AioSerializer
+
+from . import descriptors
 
 logger = logging.getLogger("xoscar_idle")
 
@@ -228,17 +236,48 @@ def disown(client: Client) -> None:
         _let_go(client.channel.writer.transport)
 
 
-def _let_go(transport: asyncio.WriteTransport) -> None:
-    """Close a transport's socket behind its back.
+def disown_to(routes: Collection[str]) -> None:
+    """In a forked child: give up its copies of all sockets that lead to ``routes``.
 
-    The number of the descriptor is kept, on the null device: the transport still holds it, and
-    would otherwise one day close one that was opened later.
+    While a connect is under way the event loop keeps its socket to itself, so that there is no
+    other way to tell it.
     """
+    inet: set[tuple[str, str]] = set()
+    unix: set[str] = set()
+    for route in routes:
+        if transport(route) == "unixsocket":
+            unix.add(_gen_unix_socket_default_path(UnixSocketClient._get_process_index(route)))
+        elif transport(route) == "socket":
+            host, _, port = route.rpartition(":")
+            inet.add((host.strip("[]"), port))
+    with contextlib.suppress(OSError, psutil.Error):  # it ends, or what it is about has gone
+        for each in descriptors.inet_connections(psutil.Process()):
+            if each.fd >= 0 and each.raddr and _leads_to(each.raddr, inet):
+                descriptors.void(each.fd)
+    for fd in descriptors.sockets() if unix else ():
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
+            if sock.family == socket.AF_UNIX and sock.getpeername() in unix:
+                descriptors.void(fd)
+
+
+def _leads_to(address: tuple[str, int], ends: set[tuple[str, str]]) -> bool:
+    # A name is not resolved here: a lock of the resolver may be held by a thread of the parent.
+    return any(
+        port == str(address[1]) and (host == address[0] or not _is_number(host))
+        for host, port in ends
+    )
+
+
+def _is_number(host: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(host))
+    except ValueError:
+        return False
+
+
+def _let_go(transport: asyncio.WriteTransport) -> None:
+    """Close a transport's socket behind its back."""
     sock = transport.get_extra_info("socket")
     fd = -1 if sock is None else sock.fileno()
     if fd >= 0:
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            os.dup2(null, fd, inheritable=False)
-        finally:
-            os.close(null)
+        descriptors.void(fd)
