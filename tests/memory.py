@@ -41,7 +41,7 @@ class Connection:
 
     def __init__(self, dest_address: str) -> None:
         self.dest_address = dest_address
-        self.channel = SimpleNamespace()
+        self.channel = SimpleNamespace(abort=self._abort)
         self.channel_type = ChannelType.remote
         self.closed = False
         self.sent: list[Any] = []
@@ -63,6 +63,9 @@ class Connection:
         return item
 
     async def close(self) -> None:
+        self.closed = True
+
+    def _abort(self) -> None:
         self.closed = True
 
     def reply(self, message: Any, result: Any = None) -> None:

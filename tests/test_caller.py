@@ -12,8 +12,14 @@ from xoscar.backends.message import DeserializeMessageFailed, ForwardMessage, Se
 from xoscar.core import ActorRef
 from xoscar.errors import ServerClosed
 
+from xoscar_idle import client as client_module
+from xoscar_idle import router as routing
+from xoscar_idle import stats, wire
+from xoscar_idle.age import AgeQueue
 from xoscar_idle.caller import ActorCaller, leases
+from xoscar_idle.cap import Cap
 from xoscar_idle.client import State
+from xoscar_idle.idle import IdleQueue, Lane
 
 from .conftest import Run
 from .memory import Connection, Network, message, settle
@@ -465,6 +471,151 @@ def test_stop_settles_waiters_and_connects(in_virtual_time: Run) -> None:
                 await call
         network.dialing.set()
         await open_one(caller, network)  # and it can be used again
+
+    in_virtual_time(test)
+
+
+def test_call_right_after_a_stop_makes_a_connect_of_its_own(in_virtual_time: Run) -> None:
+    async def test(caller: ActorCaller, network: Network) -> None:
+        network.dialing.clear()
+        old = asyncio.ensure_future(caller.call(network, "a:1", message()))
+        await settle()
+        caller.cancel_tasks()
+        new = asyncio.ensure_future(caller.call(network, "a:1", sent := message()))
+        with pytest.raises(ServerClosed, match="Connecting to a:1 was given up"):
+            await old
+        network.dialing.set()
+        await settle()
+        network.opened[-1].reply(sent, 1)
+        assert (await new).result == 1
+
+    in_virtual_time(test)
+
+
+def test_connect_under_way_at_a_retirement_serves_those_who_wait(in_virtual_time: Run) -> None:
+    async def test(caller: ActorCaller, network: Network) -> None:
+        network.dialing.clear()
+        call = asyncio.ensure_future(caller.call(network, "a:1", sent := message()))
+        unwanted = asyncio.ensure_future(caller.call(network, "b:1", message()))
+        await settle()
+        caller.retire("stop")
+        unwanted.cancel()
+        network.dialing.set()
+        await settle()
+        waited, nobody = network.opened
+        assert nobody.closed
+        assert not waited.closed
+        waited.reply(sent, 1)
+        assert (await call).result == 1
+        await settle()
+        assert waited.closed
+
+    in_virtual_time(test)
+
+
+def test_bad_setting_of_a_pool_leaves_a_connection_its_timeout(
+    in_virtual_time: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(caller: ActorCaller, network: Network) -> None:
+        network._comm_config["idle_timeout"] = 5
+        client = await open_one(caller, network)
+        network._comm_config["idle_timeout"] = "five"
+        caller.apply_settings()
+        caller._validate()
+        assert client.lane.timeout == 30
+        (record,) = caplog.records
+        for part in ("idle_timeout", "'five'", "30", "a:1"):
+            assert part in record.getMessage()
+        network._comm_config["idle_timeout"] = 6
+        caller.apply_settings()
+        await asyncio.sleep(6.1)
+        assert network.opened[0].closed
+
+    in_virtual_time(test)
+
+
+HAND_OVER = {
+    "a sender": (wire, "sender"),
+    "the cap": (Cap, "join"),
+    "the setting of its pool": (routing, "override"),
+    "its lane": (IdleQueue, "join"),
+    "falling idle": (Lane, "fell_idle"),
+    "keepalive": (wire, "keep_alive"),
+    "its age": (AgeQueue, "join"),
+    "its task": (client_module, "spawn"),
+    "the end of its peer": (wire, "when_peer_ends"),
+}
+
+
+@pytest.mark.parametrize("error", [OSError(22, "no"), TypeError("no"), StopIteration("no")])
+@pytest.mark.parametrize("step", HAND_OVER)
+def test_whatever_fails_between_connected_and_handed_over_reaches_all_who_wait(
+    in_virtual_time: Run, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
+) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise error
+
+    async def test(caller: ActorCaller, network: Network) -> None:
+        opened = stats.statistics().open
+        network.dialing.clear()
+        calls = [asyncio.ensure_future(caller.call(network, "a:1", message())) for _ in range(3)]
+        await settle()
+        with monkeypatch.context() as patch:
+            patch.setattr(*HAND_OVER[step], fails)
+            network.dialing.set()
+            raised = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 1)
+        for each in raised:
+            assert isinstance(each, RuntimeError if type(error) is StopIteration else type(error))
+            assert "no" in str(each)
+        assert len({id(each) for each in raised}) == 3
+        assert network.opened[0].closed
+        assert not caller._all
+        assert not caller._dials
+        assert caller._cap.count == 0
+        assert stats.statistics().open == opened
+        caller._validate()
+        await settle()
+        reply = await caller.call(network, "a:1", sent := message(), wait=False)
+        network.opened[1].reply(sent, 1)
+        assert (await reply).result == 1
+
+    in_virtual_time(test)
+
+
+@pytest.mark.parametrize("cause", [StopIteration("end"), ValueError("end")])
+def test_undecodable_reply_fails_its_call_whatever_the_cause(
+    in_virtual_time: Run, cause: Exception
+) -> None:
+    async def test(caller: ActorCaller, network: Network) -> None:
+        reply = await caller.call(network, "a:1", sent := message(), wait=False)
+        failure = DeserializeMessageFailed(sent.message_id)
+        failure.__cause__ = cause
+        network.opened[0].incoming.put_nowait(failure)
+        with pytest.raises((RuntimeError, ValueError), match="end"):
+            await asyncio.wait_for(reply, 1)
+
+    in_virtual_time(test)
+
+
+def test_unlinking_that_fails_leaves_no_waiter(
+    in_virtual_time: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(caller: ActorCaller, network: Network) -> None:
+        replies = [await caller.call(network, "a:1", message(), wait=False) for _ in range(3)]
+        real = caller.unlink
+
+        def unlink(client: Any) -> None:
+            real(client)
+            raise OverflowError("unlinking")
+
+        monkeypatch.setattr(caller, "unlink", unlink)
+        with pytest.raises(OverflowError, match="unlinking"):
+            caller._clients["a:1"].close("stop")
+        for reply in replies:
+            with pytest.raises(ServerClosed):
+                await asyncio.wait_for(reply, 1)
+        network.opened[0].hang_up()
+        await settle()
 
     in_virtual_time(test)
 

@@ -38,13 +38,13 @@ def test_while_somebody_to_make_room_is_looked_for() -> None:
 
     class Member:
         def __init__(self, ended: bool) -> None:
-            self._ended = ended
+            self._ended, self.seat = ended, cap.take()
 
         @property
         def loop(self) -> asyncio.AbstractEventLoop:
             if self._ended:
                 cap.leave(self)
-                cap.remove()
+                self.seat.leave()
             return asyncio.get_running_loop()
 
         def idlest(self) -> None:
@@ -52,7 +52,6 @@ def test_while_somebody_to_make_room_is_looked_for() -> None:
 
     for ended in (True, False):
         cap.join(Member(ended))
-        cap.add()
 
     async def shrink() -> None:
         cap.shrink()

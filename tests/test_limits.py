@@ -154,6 +154,47 @@ async def ask(owner: Owner, router: Router, address: str, content: Any = None) -
     return (await owner.call(router, address, message(content))).result
 
 
+class Stuck:
+    """A member whose loop does not answer, unless it is told to."""
+
+    def __init__(self) -> None:
+        self.loop: Any = self
+        self.asked: list[Any] = []
+        self.closed: list[str] = []
+
+    def is_running(self) -> bool:
+        return True
+
+    def call_soon_threadsafe(self, callback: Any) -> None:
+        self.asked.append(callback)
+
+    def idlest(self) -> Any:
+        return 1.0, self
+
+    def close(self, reason: str) -> None:
+        self.closed.append(reason)
+
+
+@pytest.mark.parametrize("relieve", [False, True])
+def test_loops_that_do_not_answer_are_waited_for_a_second_in_all(relieve: bool) -> None:
+    cap, members, loop = Cap(1), [Stuck() for _ in range(5)], VirtualTimeLoop()
+    seats = [cap.take() for _ in range(2)]
+    for member in members:
+        cap.join(member)
+    started = loop.time()
+    loop.run_until_complete(cap.relieve() if relieve else cap.make_room())
+    loop.close()
+    assert loop.time() - started == pytest.approx(caps.ASK_TIMEOUT)
+    assert [len(member.asked) for member in members] == [1] * 5, "each had its chance"
+    assert cap.exceeded == (not relieve)
+    for member in members:  # they answer after all, when nobody waits any more
+        member.asked[0]()
+    assert not any(member.closed for member in members)
+    seats[0].leave()
+    seats[0].leave()
+    assert cap.count == 1
+
+
 def test_two_thousand_endpoints_with_a_cap_of_64(active: None) -> None:
     xoscar_idle.install(idle_timeout=60, max_connections=64)
 
@@ -378,7 +419,7 @@ def test_constant_load_with_an_age(active: None) -> None:
         real = mine._connected
 
         def counted(*args: Any) -> None:
-            opened.append(args[1])
+            opened.append(args[0].route)
             real(*args)
 
         mine._connected = counted  # type: ignore[method-assign]

@@ -197,20 +197,21 @@ class Net(Network):
         self.calls: dict[bytes, Use] = {}
         self.written: set[bytes] = set()
         self.peers: list[Peer] = []
-        self.under_way: list[str] = []
+        self.under_way: dict[Any, str] = {}  # the connects, by their routes
         self.failures: list[OSError] = []
         self.retrying: set[str] = set()  # routes whose connect lacked a descriptor once
         self.trouble: dict[str, set[Outcome]] = {}  # what became of connects since the last rest
         self.given_up: set[Any] = set()  # connects that were under way at a stop
+        self.retired: set[Any] = set()  # connects that were under way when all was retired
         self.relieved = False
         self.violations: list[str] = []
 
     async def _create_client(self, client_type: Any, address: str, **kw: Any) -> Peer:
-        if address in self.under_way or address in self.caller._clients:
-            self.violations.append(f"a second connection to {address}")
-        self.under_way.append(address)
-        self.dials += 1
         connect = self.caller._connects[address]
+        if address in self.dialed() or address in self.caller._clients:
+            self.violations.append(f"a second connection to {address}")
+        self.under_way[connect] = address
+        self.dials += 1
         try:
             await self.dialing.wait()
         except asyncio.CancelledError:
@@ -220,7 +221,7 @@ class Net(Network):
                 self.violations.append(f"the connect to {address} was cancelled")
             raise
         finally:
-            self.under_way.remove(address)
+            del self.under_way[connect]
         if self.failures:
             failure = self.failures.pop(0)
             if failure.errno == 24 and wire.holds_descriptor(address):
@@ -233,15 +234,20 @@ class Net(Network):
         peer = Peer(address, self)
         if connect in self.given_up:
             peer.ends.add(ServerClosed)
+        peer.retired = connect in self.retired
         self.peers.append(peer)
         return peer
+
+    def dialed(self) -> list[str]:
+        """The routes of the connects that calls can join."""
+        return [route for each, route in self.under_way.items() if each not in self.given_up]
 
     def _trouble(self, route: str, outcome: Outcome) -> None:
         self.trouble.setdefault(route, set()).add(outcome)
 
     def stop(self) -> None:
         """The caller is being stopped: calls fail, wherever they are."""
-        self.given_up.update(self.caller._connects.values())
+        self.given_up.update(self.caller._dials)
         for route in ROUTES:
             self._trouble(route, ServerClosed)
         for peer in self.peers:
@@ -523,6 +529,7 @@ class Connections(RuleBasedStateMachine):
         if how == "stop":
             self.others.append(self.loop.create_task(stopping()))
         else:
+            where.retired.update(where.caller._dials)
             for peer in where.peers:
                 peer.retired = True
             with self.loop.current():
@@ -640,7 +647,7 @@ class Connections(RuleBasedStateMachine):
                     for peer in net.peers
                     if peer.dest_address == route and state_of(peer) is State.OPEN
                 ]
-                assert len(taking) + net.under_way.count(route) <= 1
+                assert len(taking) + net.dialed().count(route) <= 1
         used = {use.connection for use in self.uses if use.in_use}
         for peer in self.peers():
             if not hasattr(peer, "client"):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import errno
+import logging
 import math
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -29,13 +31,15 @@ from . import cap as caps
 from . import config, stats, wire
 from . import router as routing
 from .age import AgeQueue
-from .cap import Cap
-from .client import CallerClient, Clock, Reply, State, copy_error, monotonic
+from .cap import NO_SEAT, Cap
+from .client import NOWHERE, CallerClient, Clock, Reply, State, copy_error, monotonic, settable
 from .deadlines import Limit, limit_of
 from .deadlines import clear as clear_deadline
 from .idle import IdleQueue
-from .periodic import Periodic
+from .periodic import Periodic, spawn
 from .probe import Prober
+
+logger = logging.getLogger("xoscar_idle")
 
 CANCEL_TIMEOUT = 5.0
 """Seconds that are spent on telling the other side that a call has missed its deadline."""
@@ -66,14 +70,18 @@ def _abandon(sending: asyncio.Task[Reply]) -> None:
 class _Connect:
     """A connect under way, and the callers that wait for it."""
 
-    __slots__ = ("given_up", "router", "started", "task", "waiters")
+    __slots__ = ("given_up", "retire", "route", "router", "seat", "started", "task", "waiters")
 
     task: asyncio.Task[wire.Client]
 
-    def __init__(self, router: Any, started: float) -> None:
+    def __init__(self, router: Any, route: str, started: float) -> None:
         self.router = router
+        self.route = route
         self.started = started
+        self.seat = NO_SEAT
         self.given_up = False
+        self.retire: str | None = None
+        """Why the connection is to be used by those who wait for it alone."""
         self.waiters: list[asyncio.Future[CallerClient]] = []
 
     def succeed(self, client: CallerClient) -> None:
@@ -87,23 +95,33 @@ class _Connect:
         """Let everybody who still waits raise ``error``."""
         for waiter in self.waiters:
             if not waiter.done():
-                waiter.set_exception(copy_error(error))
+                waiter.set_exception(copy_error(settable(error)))
+
+    def give_up(self) -> None:
+        """Nobody wants it any more."""
+        self.given_up = True
+        self.task.cancel()
+        name = routing.known_as(self.router, self.route)
+        self.fail(ServerClosed(f"Connecting to {name} was given up"))
 
 
 class ActorCaller(Periodic):
     """Calls over connections that it opens on demand and closes when nobody uses them.
 
-    It belongs to the thread and the event loop that made it, and touches no other's connections.
-    At most one connection that takes calls, or one connect, exists per route.
+    It belongs to the event loop that it was made on, and so to the thread that runs that loop, and
+    touches no other's connections. At most one connection that takes calls, or one connect that
+    calls can join, exists per route.
     """
 
     def __init__(self, clock: Clock = monotonic, cap: Cap | None = None) -> None:
         super().__init__(clock)
         self.thread = get_ident()
+        self.context = contextvars.Context()
         self._cap = cap or caps.process
         self._clients: dict[str, CallerClient] = {}  # by route: those that take calls
         self._all: dict[wire.Client, CallerClient] = {}  # until nothing of them is left
-        self._connects: dict[str, _Connect] = {}
+        self._connects: dict[str, _Connect] = {}  # by route: those that calls can join
+        self._dials: dict[_Connect, None] = {}  # until their tasks have ended
         self._idle: IdleQueue[CallerClient] = IdleQueue()
         self._ages: AgeQueue[CallerClient] = AgeQueue()
         self._background: set[asyncio.Task[None]] = set()  # a loop holds its tasks weakly
@@ -111,11 +129,11 @@ class ActorCaller(Periodic):
         self._profiling_data = get_profiling_data()
 
     def __repr__(self) -> str:
-        return f"<ActorCaller {list(self._all.values())}, {len(self._connects)} connecting>"
+        return f"<ActorCaller {list(self._all.values())}, {len(self._dials)} connecting>"
 
     def connecting(self) -> list[str]:
         """The routes to which connects are under way."""
-        return list(self._connects)
+        return [connect.route for connect in list(self._dials)]
 
     def connections(self) -> list[CallerClient]:
         """Those of which something is left."""
@@ -188,8 +206,8 @@ class ActorCaller(Periodic):
     async def stop(self) -> None:
         """Close all connections, in use or not, and wait until they are closed."""
         clients = list(self._all.values())
-        connects = [connect.task for connect in self._connects.values()]
         self.cancel_tasks()
+        connects = [connect.task for connect in self._dials]
         if connects:
             await asyncio.wait(connects)
             await asyncio.sleep(0)  # for what is done when they have ended
@@ -234,7 +252,7 @@ class ActorCaller(Periodic):
                 # Nothing was written, so another connection may try; but a peer that hangs up
                 # on new connections is not to be dialed in a loop.
                 if not reused:
-                    raise ServerClosed(f"Remote server {route} closed: {error}") from None
+                    raise ServerClosed(f"Remote server {client.address} closed: {error}") from None
         result = await reply if wait else reply
         self._profiling_data.collect_actor_call(message, perf_counter() - started)
         return result
@@ -268,7 +286,8 @@ class ActorCaller(Periodic):
                 raise wire.NotSent("the connection was closed before")
             reply = await client.request(message, send)
         except wire.NotSent as error:
-            raise ServerClosed(f"Remote server {connection.dest_address} closed: {error}") from None
+            address = connection.dest_address if client is None else client.address
+            raise ServerClosed(f"Remote server {address} closed: {error}") from None
         result = await reply if wait else reply
         self._profiling_data.collect_actor_call(message, perf_counter() - started)
         return result
@@ -283,6 +302,9 @@ class ActorCaller(Periodic):
         wait: bool,
     ) -> Any:
         """Send, and see to it that sending and reply fail at the deadline."""
+        if limit.at <= self.loop.time():
+            sending.close()
+            raise limit.passed(address, message)
         task = self.loop.create_task(sending)
         timeout = self.loop.call_at(limit.at, task.cancel)
         try:
@@ -302,9 +324,6 @@ class ActorCaller(Periodic):
 
         def expire() -> None:
             reply.expire(limit.error(address, message), arrivals)
-        if limit.at <= self.loop.time():
-            sending.close()
-            raise limit.passed(address, message)
             cancel()
 
         timer = self.loop.call_at(limit.at, expire)
@@ -326,7 +345,7 @@ class ActorCaller(Periodic):
             with contextlib.suppress(Exception):  # whoever waited has had its error
                 await asyncio.wait_for(calling, CANCEL_TIMEOUT)
 
-        task = self.loop.create_task(cancel())
+        task = spawn(self.loop, cancel())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
@@ -334,47 +353,68 @@ class ActorCaller(Periodic):
 
     def close(self, reason: str) -> None:
         """Close all connections in the background, giving ``reason`` for it."""
-        for connect in self._connects.values():
-            connect.given_up = True
-            connect.task.cancel()
+        self._connects.clear()  # a call that is made now makes a connect of its own
+        for connect in list(self._dials):
+            connect.give_up()
         for task in self._background:
             task.cancel()
         for client in list(self._all.values()):
             client.close(reason)
 
     def retire(self, reason: str) -> None:
-        """Close what is idle; what is in use when it no longer is."""
+        """Close what is idle; what is in use, or waited for, when it no longer is."""
+        for connect in self._dials:
+            connect.retire = reason
         for client in list(self._clients.values()):
             client.retire(reason)
 
     def sever(self, reason: str) -> None:
-        """Close all connections at once; their loop is closed or will not run again."""
-        tasks: list[Any] = [connect.task for connect in self._connects.values()]
+        """Close all connections at once; their loop is closed or may never run again.
+
+        If it runs all the same, whoever waits there gets an error.
+        """
+        tasks: list[Any] = [connect.task for connect in self._dials]
         tasks += [*self._background, *self._prober.tasks()]
         if self._check is not None:
             tasks.append(self._check)
         for task in tasks:
             task._log_destroy_pending = False
-        for route, connect in self._connects.items():
+        for connect in self._dials:
+            connect.seat.leave()
             # Connected, but the loop had no turn left to hand it out.
             done = connect.task.done() and not connect.task.cancelled()
             if done and connect.task.exception() is None:
                 wire.sever(connect.task.result(), self.loop)
-                if wire.holds_descriptor(route):
-                    self._cap.remove()
-        for client in self._all.values():
-            if client.state is State.OPEN and wire.holds_descriptor(client.route):
-                self._cap.remove()
+        clients = list(self._all.values())
+        for client in clients:
+            client.seat.leave()
             client.sever(reason)
         self._cap.leave(self)
         self._clients.clear()
         self._connects.clear()
         self._all.clear()
+        self._idle, self._ages = IdleQueue(), AgeQueue()
+        with contextlib.suppress(RuntimeError):  # it is closed
+            self.loop.call_soon_threadsafe(self._wind_up, clients, tasks)
+
+    def _wind_up(self, clients: list[CallerClient], tasks: list[asyncio.Task[Any]]) -> None:
+        """The loop runs on after :meth:`sever`."""
+        for connect in list(self._dials):
+            connect.give_up()
+        for client in clients:
+            client.wind_up()
+        for task in tasks:
+            task.cancel()
+        self._check = None
 
     def disown(self) -> None:
         """In a forked child: all of this is the parent's."""
         for client in self._all.values():
             client.disown()
+        for connect in self._dials:
+            done = connect.task.done() and not connect.task.cancelled()
+            if done and connect.task.exception() is None:
+                wire.disown(connect.task.result())
 
     def idlest(self) -> tuple[float, CallerClient] | None:
         """The least recently used idle connection that holds a descriptor, and since when."""
@@ -382,13 +422,10 @@ class ActorCaller(Periodic):
 
     def apply_settings(self) -> None:
         """Let the settings in force hold for the connections that are open."""
-        chosen = config.current()
         now = self.clock()
         # In the order of falling idle, which is that of a lane.
         for client in sorted(self._clients.values(), key=lambda c: c.idle_since or now):
-            idle_since = client.idle_since
-            self._idle.leave(client.lane, client)
-            self._file(client, chosen, idle_since)
+            self._file(client, client.idle_since)
         self.ensure_check()
         self._cap.shrink()
 
@@ -412,9 +449,11 @@ class ActorCaller(Periodic):
         """A connection to ``route`` with a reference taken; all who ask share one connect."""
         connect = self._connects.get(route)
         if connect is None:
-            connect = self._connects[route] = _Connect(router, self.clock())
-            connect.task = self.loop.create_task(self._dial(connect, route))
-            connect.task.add_done_callback(partial(self._connected, connect, route))
+            connect = _Connect(router, route, self.clock())
+            self._connects[route] = connect
+            self._dials[connect] = None
+            connect.task = spawn(self.loop, self._dial(connect))
+            connect.task.add_done_callback(partial(self._connected, connect))
         waiter: asyncio.Future[CallerClient] = self.loop.create_future()
         connect.waiters.append(waiter)
         try:
@@ -425,71 +464,98 @@ class ActorCaller(Periodic):
                 waiter.result().de_ref()
             raise
 
-    async def _dial(self, connect: _Connect, route: str) -> wire.Client:
+    async def _dial(self, connect: _Connect) -> wire.Client:
         clear_deadline()  # it is for all who wait, and what it starts in this process lives on
-        router = connect.router
+        router, route = connect.router, connect.route
         routing.override(router, "idle_timeout")  # a bad one fails here, before it is needed
         timeout = routing.override(router, "connect_timeout")
         if timeout is None:
             timeout = config.current().connect_timeout
         if not wire.holds_descriptor(route):
             return await routing.connect(router, route, timeout)
-        self._cap.add()
+        connect.seat = self._cap.take()
+        await self._cap.make_room()
         try:
-            await self._cap.make_room()
-            try:
-                return await routing.connect(router, route, timeout)
-            except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE):
-                    raise
-            await self._cap.relieve()
             return await routing.connect(router, route, timeout)
-        except BaseException:
-            self._cap.remove()
-            raise
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+        await self._cap.relieve()
+        return await routing.connect(router, route, timeout)
 
-    def _connected(self, connect: _Connect, route: str, task: asyncio.Task[wire.Client]) -> None:
+    def _connected(self, connect: _Connect, task: asyncio.Task[wire.Client]) -> None:
         """A connect has ended: hand its outcome to all who wait, in one step."""
-        del self._connects[route]
+        self._dials.pop(connect, None)
+        if self._connects.get(connect.route) is connect:
+            del self._connects[connect.route]
         took = self.clock() - connect.started
         error = None if task.cancelled() else task.exception()
         stats.count_connect(took, failed=task.cancelled() or error is not None)
         if task.cancelled() or connect.given_up:
-            connect.fail(ServerClosed(f"Connecting to {route} was given up"))
+            connect.give_up()
             if not task.cancelled() and error is None:  # it was just done
                 wire.abort(task.result())
-                if wire.holds_descriptor(route):
-                    self._cap.remove()
-        elif error is not None:
-            connect.fail(wire.explained(error, route, took, len(connect.waiters)))
-        else:
-            client = CallerClient(task.result(), route, self)
-            client.router = connect.router
+        elif error is None:
+            try:
+                self._hand_over(connect, task.result())
+                return
+            except BaseException as unexpected:
+                error = unexpected
+        connect.seat.leave()
+        if error is not None:
+            name = routing.known_as(connect.router, connect.route)
+            connect.fail(wire.explained(error, name, took, len(connect.waiters)))
+            if not isinstance(error, (Exception, asyncio.CancelledError)):
+                raise error
+
+    def _hand_over(self, connect: _Connect, connection: wire.Client) -> None:
+        """Keep an open connection, and give it to all who wait; on an error nothing is left."""
+        client = None
+        try:
+            client = CallerClient(connection, connect.route, connect.router, self)
+            client.seat = connect.seat
             if not self._clients:
                 self._cap.join(self)
-            self._clients[route] = self._all[client.client] = client
+            self._clients[client.route] = self._all[connection] = client
             # The idle clock starts when the connection opens: one that is never used expires, too.
-            self._file(client, config.current(), client.opened)
-            connect.succeed(client)
-            if not client.refs:
-                self.fell_idle()  # nobody waits for it any more
-            self.ensure_check()
+            self._file(client, client.opened)
+            client.listen()
+        except BaseException:
+            if client is not None:
+                client.abandon()
+            wire.abort(connection)
+            raise
+        connect.succeed(client)
+        if connect.retire is not None:
+            client.retire(connect.retire)
+        elif not client.refs:
+            self.fell_idle()  # nobody waits for it any more
+        self.ensure_check()
 
-    def _file(
-        self, client: CallerClient, chosen: config.Settings, idle_since: float | None
-    ) -> None:
+    def _file(self, client: CallerClient, idle_since: float | None) -> None:
         """Put an open connection into the lane of its timeout, and down for its age."""
-        timeout = routing.override(client.router, "idle_timeout")
-        if timeout is None:
-            timeout = chosen.idle_timeout_of(wire.transport(client.route))
-        client.lane = self._idle.join(timeout, evictable=wire.holds_descriptor(client.route))
+        chosen = config.current()
+        lane = self._idle.join(
+            self._idle_timeout(client, chosen), evictable=wire.holds_descriptor(client.route)
+        )
+        self._idle.leave(client.lane, client)
+        client.lane = lane
         if idle_since is not None:
-            client.lane.fell_idle(client, idle_since)
+            lane.fell_idle(client, idle_since)
         wire.keep_alive(client.client.channel, chosen.keepalive)
         # With jitter, so that what was opened together is not replaced together.
         age = chosen.max_connection_age * (1 - 0.1 * random.random())
         client.retire_at = client.opened + age if age else math.inf
         self._ages.join(client, client.retire_at)
+
+    def _idle_timeout(self, client: CallerClient, chosen: config.Settings) -> float:
+        ours = chosen.idle_timeout_of(wire.transport(client.route))
+        try:
+            timeout = routing.override(client.router, "idle_timeout")
+        except ValueError as error:  # it was good when the connection was opened
+            logger.warning("%s; %g is used for %s", error, ours, client.address)
+            return ours
+        return ours if timeout is None else timeout
 
     # -- what connections tell (client.Owner) ----------------------------------------------------
 
@@ -500,14 +566,25 @@ class ActorCaller(Periodic):
 
     def unlink(self, client: CallerClient) -> None:
         """A connection takes no new calls any more."""
-        del self._clients[client.route]
+        client.seat.leave()
+        if self._clients.get(client.route) is client:
+            del self._clients[client.route]
         self._idle.leave(client.lane, client)
+        client.lane = NOWHERE
         self._ages.leave(client)
-        if wire.holds_descriptor(client.route):
-            self._cap.remove()
         if not self._clients:
             self._cap.leave(self)
         self.ensure_check()
+
+    def follow(self) -> bool:
+        """The loop may have moved to this thread: whether it has, and belongs here from now on.
+
+        One that rests between two runs belongs to whoever touches it.
+        """
+        if self.loop.is_running() and asyncio._get_running_loop() is not self.loop:
+            return False
+        self.thread = get_ident()
+        return True
 
     def closed(self, client: CallerClient) -> None:
         """Nothing of a connection is left."""

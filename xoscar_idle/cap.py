@@ -10,7 +10,7 @@ import threading
 from typing import Protocol
 
 ASK_TIMEOUT = 1.0
-"""Seconds that another loop has to make room when this one has nothing idle."""
+"""Seconds that the other loops together have to make room when this one has nothing idle."""
 
 
 class Connection(Protocol):
@@ -27,6 +27,28 @@ class Member(Protocol):
 
     def idlest(self) -> tuple[float, Connection] | None:
         """The least recently used idle connection, and since when it is idle."""
+
+
+class Seat:
+    """The place of one connection in the count, from its connect on until it takes no calls."""
+
+    __slots__ = ("_cap",)
+
+    def __init__(self, cap: Cap | None) -> None:
+        self._cap = cap
+
+    def leave(self) -> None:
+        """The connect has failed, or the connection takes no calls any more; again: nothing."""
+        if (cap := self._cap) is None:
+            return
+        with cap._lock:
+            if self._cap is not None:
+                self._cap = None
+                cap.count -= 1
+
+
+NO_SEAT = Seat(None)
+"""That of a connection without a descriptor."""
 
 
 class Cap:
@@ -51,15 +73,11 @@ class Cap:
         """How many connections there are too many."""
         return self.count - self.limit if 0 < self.limit < self.count else 0
 
-    def add(self) -> None:
+    def take(self) -> Seat:
         """A connect begins."""
         with self._lock:
             self.count += 1
-
-    def remove(self) -> None:
-        """A connect has failed, or a connection takes no calls any more."""
-        with self._lock:
-            self.count -= 1
+        return Seat(self)
 
     def join(self, member: Member) -> None:
         """``member`` has connections that may make room."""
@@ -74,14 +92,14 @@ class Cap:
     async def make_room(self) -> None:
         """Close what is idle until the limit holds; where all is in use, go ahead all the same."""
         loop = asyncio.get_running_loop()
-        others = self._other_loops(loop)
+        others, until = self._other_loops(loop), loop.time() + ASK_TIMEOUT
         while self.surplus:
             victim = self._idlest(loop)
             if victim is not None:
                 victim.close("cap")
                 await victim.wait_closed()
             elif others:
-                await self._ask(others.pop())
+                await self._ask_next(others, until)
             else:
                 with self._lock:
                     self.exceeded += 1
@@ -102,8 +120,8 @@ class Cap:
             victims.append(victim)
         for victim in victims:
             await victim.wait_closed()
-        others = [] if victims else self._other_loops(loop)
-        while others and not await self._ask(others.pop()):
+        others, until = [] if victims else self._other_loops(loop), loop.time() + ASK_TIMEOUT
+        while others and not await self._ask_next(others, until):
             pass
 
     def _all(self) -> list[Member]:
@@ -129,11 +147,19 @@ class Cap:
                     since[member.loop] = min(head[0], since.get(member.loop, head[0]))
         return sorted(since, key=since.__getitem__, reverse=True)
 
-    async def _ask(self, loop: asyncio.AbstractEventLoop) -> bool:
+    async def _ask_next(self, others: list[asyncio.AbstractEventLoop], until: float) -> bool:
+        """Ask the last of ``others``, for its share of the time that they all have left."""
+        left = until - asyncio.get_running_loop().time()
+        share = max(0.0, left) / len(others)
+        return await self._ask(others.pop(), share)
+
+    async def _ask(self, loop: asyncio.AbstractEventLoop, timeout: float) -> bool:
         """Let ``loop`` close one of its idle connections; whether it did."""
         answer: concurrent.futures.Future[bool] = concurrent.futures.Future()
 
         def close_one() -> None:
+            if not answer.set_running_or_notify_cancel():
+                return  # too late: others have made room, or nobody has
             victim = self._idlest(loop)
             if victim is None:
                 tell(False)
@@ -148,7 +174,7 @@ class Cap:
 
         try:
             loop.call_soon_threadsafe(close_one)
-            await asyncio.wait_for(asyncio.wrap_future(answer), ASK_TIMEOUT)
+            await asyncio.wait_for(asyncio.wrap_future(answer), timeout)
         except (RuntimeError, asyncio.TimeoutError):  # closed meanwhile, or too busy to answer
             return False
         return answer.result()

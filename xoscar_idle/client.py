@@ -18,8 +18,11 @@ from xoscar.backends.communication.errors import ChannelClosed
 from xoscar.backends.message import DeserializeMessageFailed
 from xoscar.errors import ServerClosed
 
+from . import router as routing
 from . import stats, wire
+from .cap import NO_SEAT
 from .idle import Lane
+from .periodic import spawn
 
 logger = logging.getLogger("xoscar_idle")
 
@@ -34,8 +37,8 @@ monotonic: Clock = (
 )
 
 
-_NOWHERE: Lane[Any] = Lane(math.inf)
-_NO_CONTEXT = contextvars.Context()  # else each connection would hold a copy of the present one
+NOWHERE: Lane[Any] = Lane(math.inf)
+"""The lane of a connection that is in none: not yet, or no more."""
 
 
 class State(enum.Enum):
@@ -90,6 +93,12 @@ class Owner(Protocol):
     def clock(self) -> Clock: ...
     @property
     def thread(self) -> int: ...
+    @property
+    def context(self) -> contextvars.Context:
+        """An empty one, of one loop alone: a context cannot be entered by two threads at once."""
+
+    def follow(self) -> bool:
+        """The loop may have moved to this thread: whether it has, and belongs here from now on."""
 
     def fell_idle(self) -> None:
         """One more connection is idle."""
@@ -106,16 +115,18 @@ class CallerClient:
 
     The count is the sum of the requests in flight and of the leases taken with :meth:`add_ref`.
     While it is above 0 nothing of ours closes the connection; at 0 it is idle. All methods belong
-    to the thread and the event loop that opened it.
+    to the event loop that opened it, and so to the thread that runs that loop.
 
     Parameters
     ----------
     client
-        The connection, freshly opened by ``router.get_client``.
+        The connection, freshly opened by ``router``.
     route
         The resolved address it was opened to.
+    router
+        xoscar's router, of which the address is known under which calls know it.
     owner
-        Who keeps it.
+        Who keeps it. It lets it :meth:`listen` once everything is in its place.
     """
 
     __slots__ = (
@@ -135,10 +146,13 @@ class CallerClient:
         "retire_at",
         "route",
         "router",
+        "seat",
         "state",
     )
 
-    def __init__(self, client: wire.Client, route: str, owner: Owner) -> None:
+    _task: asyncio.Task[None]
+
+    def __init__(self, client: wire.Client, route: str, router: Any, owner: Owner) -> None:
         self.client = client
         self.route = route
         self.loop = asyncio.get_running_loop()
@@ -147,17 +161,22 @@ class CallerClient:
         self.refs = 0
         self.calls = 0
         self.arrivals = 0
-        self.router: Any = None
+        self.router = router
+        self.seat = NO_SEAT  # its place under the cap; set by the owner
         self.opened = owner.clock()
-        self.lane = _NOWHERE  # where its idle time is kept; set by the owner
+        self.lane = NOWHERE  # where its idle time is kept; set by the owner
         self.retire_at = math.inf
         self._owner = owner
         self._requests: dict[bytes, Reply] = {}
         self._send: Callable[[Any], Awaitable[None]] = wire.sender(client)
-        self._task = self.loop.create_task(self._run())
-        self._task.add_done_callback(self._finished, context=_NO_CONTEXT)
-        wire.when_peer_ends(client, partial(self.close, "peer"))
         stats.count_open()
+
+    def listen(self) -> None:
+        """Begin to receive."""
+        wire.when_peer_ends(self.client, partial(self.close, "peer"))
+        self._task = spawn(self.loop, self._run())  # last: what fails before leaves nothing running
+        # In an empty context: else each connection would hold a copy of the present one.
+        self._task.add_done_callback(self._finished, context=self._owner.context)
         logger.debug("open %r", self)
 
     def __repr__(self) -> str:
@@ -172,6 +191,11 @@ class CallerClient:
     def thread(self) -> int:
         """The identifier of the thread that opened it."""
         return self._owner.thread
+
+    @property
+    def address(self) -> str:
+        """The address of the pool: what the route, of a unix socket say, stands for."""
+        return routing.known_as(self.router, self.route)
 
     @property
     def idle_since(self) -> float | None:
@@ -195,7 +219,7 @@ class CallerClient:
         One that is overdue is closed here and now instead: the check may be late, above all when
         the machine was suspended.
         """
-        if get_ident() != self._owner.thread:
+        if get_ident() != self._owner.thread and not self._owner.follow():
             raise RuntimeError(f"add_ref on {self!r} from a foreign thread")
         if self.state is not State.OPEN and self.state is not State.RETIRED:
             return False
@@ -218,10 +242,10 @@ class CallerClient:
 
     def de_ref(self) -> None:
         """Give a reference back; with the last one the connection falls idle."""
-        if self.state is State.CLOSED:  # and its loop perhaps, too: garbage comes from anywhere
-            self.refs -= 1
+        if self.state is State.CLOSED or self.state is State.CLOSING:
+            self.refs -= 1  # nothing follows from it: garbage, of a closed loop too, comes anywhere
             return
-        if get_ident() != self._owner.thread:
+        if get_ident() != self._owner.thread and not self._owner.follow():
             raise RuntimeError(f"de_ref on {self!r} from a foreign thread")
         if self.refs <= 0:
             raise RuntimeError(f"de_ref on {self!r} without a reference to give back")
@@ -297,7 +321,7 @@ class CallerClient:
         if isinstance(error, asyncio.CancelledError):
             reply.cancel()  # the loop ends: its tasks are being cancelled, and shall end as such
         elif not reply.done():
-            reply.set_exception(error)
+            reply.set_exception(settable(error))
             reply.exception()  # whoever sent without waiting for the reply does not want to know
 
     def _forget(self, reply: Reply) -> None:
@@ -329,14 +353,25 @@ class CallerClient:
             wire.abort(self.client)
             self._task.cancel()
 
+    def abandon(self) -> None:
+        """Let go of it before it listens: its owner could not keep it."""
+        self.state, self.reason = State.CLOSED, "error"
+        stats.count_close("error")
+        self._owner.unlink(self)
+        self._owner.closed(self)
+
     def sever(self, reason: str) -> None:
-        """Close at once and without the loop, which is closed or will not run again."""
+        """Close at once and without the loop, which is closed or may never run again."""
         if self.state in (State.OPEN, State.RETIRED):
             stats.count_close(reason)
         self.state, self.reason = State.CLOSED, reason
-        self._requests.clear()  # whoever waits for one waits on that loop
         self._task._log_destroy_pending = False  # type: ignore[attr-defined]
         wire.sever(self.client, self.loop)
+
+    def wind_up(self) -> None:
+        """Its loop runs on after :meth:`sever`: whoever waits is to know."""
+        self._settle_all(EOFError(self.reason))
+        self._task.cancel()
 
     def disown(self) -> None:
         """In a forked child: the connection is the parent's, and its task never runs here."""
@@ -356,16 +391,21 @@ class CallerClient:
         logger.debug("close %r: %s (%s)", self, reason, error)
         stats.count_close(reason)
         before, self.state, self.reason = self.state, State.CLOSING, reason
-        if before is State.OPEN:
-            self._owner.unlink(self)
+        try:
+            if before is State.OPEN:
+                self._owner.unlink(self)
+        finally:
+            self._settle_all(error)
+        return True
+
+    def _settle_all(self, error: BaseException) -> None:
         if isinstance(error, (EOFError, OSError, ChannelClosed)):
             error = self._server_closed(error)
         for reply in list(self._requests.values()):
             self._fail(reply, copy_error(error))
-        return True
 
     def _server_closed(self, error: BaseException) -> ServerClosed:
-        return ServerClosed(f"Remote server {self.client.dest_address} closed: {error}")
+        return ServerClosed(f"Remote server {self.address} closed: {error}")
 
     async def _run(self) -> None:
         """The connection's task: listens as long as it is open, then closes it."""
@@ -397,6 +437,15 @@ class CallerClient:
             wire.abort(self.client)
             self.state = State.CLOSED
         self._owner.closed(self)
+
+
+def settable(error: BaseException) -> BaseException:
+    """``error``, or what tells of it where a future does not take it."""
+    if not isinstance(error, StopIteration):
+        return error
+    wrapped = RuntimeError(f"{type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped
 
 
 def copy_error(error: BaseException) -> BaseException:

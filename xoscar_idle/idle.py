@@ -90,11 +90,17 @@ class IdleQueue(Generic[T]):
         return lane
 
     def leave(self, lane: Lane[T], item: T) -> None:
-        """``item`` is gone; a lane without members goes with its last one."""
+        """``item`` is gone; a lane without members goes with its last one.
+
+        A lane that is none of this queue's is left alone.
+        """
+        key = lane.timeout, lane.evictable
+        if self._lanes.get(key) is not lane:
+            return
         lane.in_use(item)
         lane.members -= 1
         if not lane.members:
-            del self._lanes[lane.timeout, lane.evictable]
+            del self._lanes[key]
 
     def oldest(self) -> tuple[float, T] | None:
         """Who fell idle first of all that are evictable, and when; None if nobody is idle."""

@@ -15,12 +15,26 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from . import router
 from .caller import ActorCaller
 
-_Callers = dict[asyncio.AbstractEventLoop, ActorCaller]
+
+class _Callers(dict[asyncio.AbstractEventLoop, ActorCaller]):
+    """What one owner has in one thread, by loop."""
+
+    # By identity, in the list of all.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+    def __init__(self, owner: weakref.ref[threading.local]) -> None:
+        super().__init__()
+        self.owner = owner
+        self.orphaned = False
+        """Their thread has ended; their loops have moved to others."""
+
 
 _lock = threading.RLock()  # reentrant: a finalizer may run wherever memory is allocated
-_threads: list[_Callers] = []  # what each owner has in each thread
+_threads: list[_Callers] = []
 _watched: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 _parents: list[ActorCaller] = []  # in a forked child: kept, since their destructors would act
 
@@ -54,14 +68,15 @@ class _Anchor:
 
 def _create(local: threading.local, loop: asyncio.AbstractEventLoop) -> ActorCaller:
     _release_closed_loops()
-    caller = ActorCaller()
     with _lock:
-        if not hasattr(local, "idle_callers"):
-            callers: _Callers = {}
+        callers: _Callers | None = getattr(local, "idle_callers", None)
+        if callers is None:
+            callers = _Callers(weakref.ref(local, _owner_lost))
             local.idle_callers, local.idle_anchor = callers, _Anchor()
             weakref.finalize(local.idle_anchor, _anchor_lost, callers).atexit = False
             _threads.append(callers)
-        local.idle_callers[loop] = caller
+        caller = _moved(callers, loop) or ActorCaller()
+        callers[loop] = caller
     if loop not in _watched:
         # A loop says nobody when it is closed. One that takes no attributes is found closed
         # when the next caller is made.
@@ -69,6 +84,21 @@ def _create(local: threading.local, loop: asyncio.AbstractEventLoop) -> ActorCal
             loop.close = _CloseAndRelease(loop.close)  # type: ignore[method-assign]
             _watched.add(loop)
     return caller
+
+
+def _moved(callers: _Callers, loop: asyncio.AbstractEventLoop) -> ActorCaller | None:
+    """What the owner of ``callers`` had on ``loop`` while another thread ran it."""
+    for other in _threads:
+        if other.owner() is callers.owner() and loop in other:
+            caller = other.pop(loop)
+            caller.follow()
+            _forget_orphans()
+            return caller
+    return None
+
+
+def _forget_orphans() -> None:
+    _threads[:] = [callers for callers in _threads if callers or not callers.orphaned]
 
 
 class _CloseAndRelease:
@@ -98,19 +128,42 @@ def _release_closed_loops() -> None:
             for loop in list(callers)
             if loop.is_closed()
         ]
+        _forget_orphans()
     for caller in closed:
         caller.sever("loop")
 
 
 def _anchor_lost(callers: _Callers) -> None:
+    """Their thread has ended, or their owner has gone."""
+    ended = []
     with _lock:
-        _threads[:] = [other for other in _threads if other is not callers]
-    for loop, caller in list(callers.items()):
-        if loop.is_running():
-            # The owner has gone, not the thread; or the loop has moved to another one.
-            loop.call_soon_threadsafe(caller.close, "thread")
-        else:
-            caller.sever("thread")
+        callers.orphaned = True
+        for loop in list(callers):
+            # One that runs while its thread has ended runs in another thread, to which it has
+            # moved. Its connections stay where they are found, for as long as there is an owner.
+            if callers.owner() is None or not loop.is_running():
+                ended.append(callers.pop(loop))
+        _forget_orphans()
+    for caller in ended:
+        _end(caller)
+
+
+def _owner_lost(owner: weakref.ref[threading.local]) -> None:
+    """What it has in a thread that lives is ended by that thread's anchor."""
+    with _lock:
+        orphans = [each for each in _threads if each.owner is owner and each.orphaned]
+        ended = [each.pop(loop) for each in orphans for loop in list(each)]
+        _forget_orphans()
+    for caller in ended:
+        _end(caller)
+
+
+def _end(caller: ActorCaller) -> None:
+    if caller.loop.is_running():
+        with contextlib.suppress(RuntimeError):  # closed just now
+            caller.loop.call_soon_threadsafe(caller.close, "thread")
+            return
+    caller.sever("thread")
 
 
 def _forked() -> None:
@@ -121,8 +174,8 @@ def _forked() -> None:
             caller.disown()
             _parents.append(caller)
         callers.clear()
+    router.disown_loose()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
-    router.disown_loose()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import os
+import sys
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from . import config
 
 if TYPE_CHECKING:
+    from .caller import ActorCaller
     from .client import CallerClient
 
 REASONS = ("idle", "cap", "age", "silent", "peer", "error", "stop", "loop", "thread", "fork")
@@ -49,8 +51,10 @@ class Statistics:
     """Time spent connecting, successfully or not."""
     cap_exceeded: int
     """Connects that went ahead over ``max_connections``, since all connections were in use."""
+    in_force: bool
+    """Whether xoscar is extended in this process; if not, nothing new is counted."""
     settings: config.Settings
-    """The settings in force."""
+    """The settings in force; where it is not active, the defaults."""
     origins: dict[str, str]
     """Where each setting came from: ``default``, ``environment`` or ``code``."""
 
@@ -70,7 +74,7 @@ class ConnectionInfo:
     """One connection at one moment. Times are in seconds."""
 
     address: str
-    """The address as xoscar's transport knows it."""
+    """The address of the pool, as calls know it."""
     route: str
     """The resolved address under which calls find the connection."""
     transport: str
@@ -153,15 +157,25 @@ def connect_histogram() -> tuple[list[tuple[float, int]], int, float]:
     return list(zip(CONNECT_BUCKETS, sums, strict=True)), sum(classes), total
 
 
+def callers() -> list[ActorCaller]:
+    """All callers of this process, without importing xoscar where nothing has been connected."""
+    if "xoscar_idle.registry" not in sys.modules:
+        return []
+    from . import registry
+
+    return registry.everywhere()
+
+
 def statistics() -> Statistics:
-    """The connections of this process; from any thread."""
-    from . import cap, registry
+    """The connections of this process; from any thread, and whether or not it is active."""
+    from . import cap
+    from .activation import is_active
 
     with _counters.lock:
         opened, closed = _counters.opened, Counter(_counters.closed)
         failed, seconds = _counters.connects_failed, _counters.connect_seconds
     active = idle = retired = in_flight = connecting = 0
-    for caller in registry.everywhere():
+    for caller in callers():
         connecting += len(caller.connecting())
         for client in caller.connections():
             in_flight += client.in_flight
@@ -184,6 +198,7 @@ def statistics() -> Statistics:
         connects_failed=failed,
         connect_seconds=seconds,
         cap_exceeded=cap.process.exceeded,
+        in_force=is_active(),
         settings=config.current(),
         origins=config.origins(),
     )
@@ -191,9 +206,7 @@ def statistics() -> Statistics:
 
 def connections() -> list[ConnectionInfo]:
     """A record of each connection of this process that is not closed; from any thread."""
-    from . import registry
-
-    return [_info(client) for caller in registry.everywhere() for client in caller.connections()]
+    return [_info(client) for caller in callers() for client in caller.connections()]
 
 
 def _info(client: CallerClient) -> ConnectionInfo:
@@ -201,7 +214,7 @@ def _info(client: CallerClient) -> ConnectionInfo:
 
     now, since = client.now(), client.idle_since
     return ConnectionInfo(
-        address=str(client.client.dest_address),
+        address=client.address,
         route=client.route,
         transport=wire.transport(client.route),
         thread=client.thread,
