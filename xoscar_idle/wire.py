@@ -77,7 +77,9 @@ def descriptor(client: Client) -> int | None:
 
 def explained(error: BaseException, route: str, took: float, waiters: int) -> BaseException:
     """The error of a connect, of the same type, with the numbers that explain it."""
-    told = f"connecting to {route} took {took:.2f} s, {waiters} callers waited"
+    told = f"connecting to {route} took {took:.2f} s"
+    if waiters > 1:
+        told += f", {waiters} callers waited"
     if isinstance(error, OSError) and type(error).__module__ in ("builtins", "socket"):
         if error.errno is None:
             return type(error)(f"{error} ({told})")
