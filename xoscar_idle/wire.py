@@ -29,7 +29,7 @@ from xoscar.backends.communication.socket import (
 from xoscar.backends.communication.utils import write_buffers
 from xoscar.serialization import AioSerializer
 
-from . import descriptors
+from . import descriptors, keepalive
 
 logger = logging.getLogger("xoscar_idle")
 
@@ -89,44 +89,24 @@ def explained(error: BaseException, route: str, took: float, waiters: int) -> Ba
     return error
 
 
-_refused = False
+_told: set[str] = set()  # the variables of which it has been said that the kernel refuses them
 
 
 def keep_alive(channel: Any, interval: float) -> None:
     """Let the kernel remind the network of a quiet TCP connection, and find out that it is dead.
+
+    What the kernel refuses is told once, and the connection goes on without it.
 
     Parameters
     ----------
     channel
         A xoscar channel, of either side; all but TCP are left alone.
     interval
-        Seconds, in effect whole ones from 1 on; 0 leaves what is set as it is. A peer that does
-        not answer three reminders, a third of the interval apart, is gone.
+        Seconds, as for :func:`xoscar_idle.keepalive.options`; 0 leaves what is set as it is.
     """
-    global _refused
-    if not interval or not isinstance(channel, SocketChannel):
-        return
-    sock = channel.writer.get_extra_info("socket")
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    idle, between = max(1, round(interval)), max(1, round(interval / 3))
-    try:
-        if hasattr(socket, "SIO_KEEPALIVE_VALS"):  # Windows
-            sock.ioctl(socket.SIO_KEEPALIVE_VALS, (1, idle * 1000, between * 1000))
-            return
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in (
-            ("TCP_KEEPIDLE", idle),
-            ("TCP_KEEPALIVE", idle),  # macOS
-            ("TCP_KEEPINTVL", between),
-            ("TCP_KEEPCNT", 3),
-        ):
-            if hasattr(socket, option):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-    except OSError as error:
-        if not _refused:
-            _refused = True
-            logger.debug("the kernel refuses TCP keepalive: %s", error)
+    if interval:
+        remedy = "a whole number of seconds from 1 to 32767, or 0 to leave it to xoscar"
+        _set(channel, lambda: keepalive.options(interval), "XOSCAR_KEEPALIVE_INTERVAL", remedy)
 
 
 def limit_unacknowledged(channel: Any) -> None:
@@ -136,13 +116,45 @@ def limit_unacknowledged(channel: Any) -> None:
     repeated for a quarter of an hour. The limit also cuts clients that do not read for so long,
     so it is for the operator to set (milliseconds), and has no default here.
     """
-    raw = os.environ.get("XOSCAR_TCP_USER_TIMEOUT", "")
-    if not raw.isdecimal() or not hasattr(socket, "TCP_USER_TIMEOUT"):
+    raw = os.environ.get("XOSCAR_TCP_USER_TIMEOUT", "").strip()
+    if raw and hasattr(socket, "TCP_USER_TIMEOUT"):
+        remedy = "a whole number of milliseconds from 1 to 2147483647, or nothing"
+        _set(
+            channel,
+            lambda: [keepalive.Option("TCP_USER_TIMEOUT", int(raw))],
+            "XOSCAR_TCP_USER_TIMEOUT",
+            remedy,
+        )
+
+
+def _set(
+    channel: Any, options: Callable[[], list[keepalive.Option]], variable: str, remedy: str
+) -> None:
+    """Set options on a TCP channel; where that fails, say so once, and how to mend it."""
+    if not isinstance(channel, SocketChannel):
         return
-    sock = channel.writer.get_extra_info("socket")
-    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(raw))
+    try:
+        sock = channel.writer.get_extra_info("socket")
+        if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+            return
+        refused = keepalive.refused(sock, options())
+        if not refused:
+            return
+        sock.getpeername()  # fails where the connection is gone, and with it all there was to set
+        why = ", ".join(f"{str(option)[:80]} ({error})" for option, error in refused)
+    except OSError:
+        return
+    except Exception as error:
+        why = str(error)[:80]
+    if variable not in _told:
+        _told.add(variable)
+        logger.warning(
+            "%s is not in force, and connections go on without it: the kernel refuses %s; set it "
+            "to %s",
+            variable,
+            why,
+            remedy,
+        )
 
 
 def sender(client: Client) -> Callable[[Any], Awaitable[None]]:
