@@ -14,6 +14,7 @@ from xoscar.backends.communication.socket import SocketChannel, _BaseSocketServe
 
 from . import config, wire
 from .client import Clock, monotonic
+from .deadlines import clear as clear_deadline
 from .idle import IdleQueue, Lane
 from .periodic import Periodic
 
@@ -98,6 +99,7 @@ def serve(original: Callable[[Any, Any], Coroutine[Any, Any, None]]) -> Callable
 
     @functools.wraps(original)
     async def on_new_channel(self: Any, channel: Any) -> None:
+        clear_deadline()  # that of whoever made the pool, or connected within this process
         if not isinstance(channel, SocketChannel):
             return await original(self, channel)
         accepted = _here()
@@ -118,6 +120,7 @@ def process(original: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...,
 
     @functools.wraps(original)
     async def process_message(self: Any, message: Any, channel: Any) -> None:
+        clear_deadline()
         accepted = _here()
         accepted.begin(channel)
         try:
