@@ -32,6 +32,7 @@ KNOWN = {
     "xoscar.backends.communication.socket:SocketChannel.send": ("c073c333d0e7",),
     "xoscar.backends.pool:MainActorPoolBase.monitor_sub_pools": ("8a869d7a809e",),
     "xoscar.backends.core:ActorCallerThreadLocal._listen_client": ("f76ca49a9c79",),
+    "xoscar.backends.communication.socket:SocketChannel.recv": ("1fb41d637c01", "37fe876f4db2"),
     "xoscar.backends.core:ActorCallerThreadLocal": ("f74195ec9df3",),
 }
 """Digests of the code in xoscar 0.11.0 to 0.12.2, the oldest first."""

@@ -49,7 +49,7 @@ class Place:
 
 def _places() -> list[Place]:
     # Imported here: `import xoscar_idle` must not import xoscar.
-    from . import deadlines, inquiry, registry, router, server, stock, transfer
+    from . import deadlines, frames, inquiry, registry, router, server, stock, transfer
 
     def call(
         self: Any,
@@ -141,6 +141,12 @@ def _places() -> list[Place]:
             ("self", "channel"),
         ),
         Place(
+            "xoscar.backends.communication.socket:_BaseSocketServer",
+            "channel_class",
+            "accepted connections tell whether a message is being received",
+            lambda _: frames.AcceptedChannel,
+        ),
+        Place(
             pool,
             "process_message",
             "tells which accepted connections have a request in process",
@@ -195,10 +201,12 @@ _RELIED_ON = {
     "xoscar.backends.core:ActorCallerThreadLocal._clients": None,
     "xoscar.backends.core:ActorCallerThreadLocal._client_to_message_futures": None,
     "xoscar.backends.communication.socket:SocketChannel.send": ("self", "message"),
+    "xoscar.backends.communication.socket:SocketChannel.recv": ("self",),
     "xoscar.backends.communication.socket:SocketChannel.reader": None,
     "xoscar.backends.communication.socket:SocketChannel.writer": None,
     "xoscar.backends.communication.socket:SocketChannel._send_lock": None,
     "xoscar.backends.communication.socket:_BaseSocketServer._channels": None,
+    "xoscar.backends.communication.socket:_BaseSocketServer.channel_class": None,
     "xoscar.backends.communication.dummy:DummyChannel._closed": None,
     "xoscar.backends.communication.dummy:DummyClient._task": None,
 }

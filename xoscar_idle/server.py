@@ -7,12 +7,14 @@ import contextlib
 import functools
 import gc
 import logging
+import select
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from xoscar.backends.communication.socket import SocketChannel, _BaseSocketServer
 
-from . import config, wire
+from . import config, frames, wire
+from .age import AgeQueue
 from .client import Clock, monotonic
 from .deadlines import clear as clear_deadline
 from .idle import IdleQueue, Lane
@@ -24,13 +26,18 @@ _loops: dict[asyncio.AbstractEventLoop, Accepted] = {}
 
 
 class Accepted(Periodic):
-    """The accepted connections of one event loop, and how many requests each has in process."""
+    """The accepted connections of one event loop, and how many requests each has in process.
+
+    One that has none is looked at when it has been idle for the timeout. If a frame is under way
+    then, or a reply, it is looked at again when that may have taken too long.
+    """
 
     def __init__(self, clock: Clock = monotonic) -> None:
         super().__init__(clock)
         self._in_process: dict[Any, int] = {}
         self._lanes: dict[Any, Lane[Any]] = {}
         self._idle: IdleQueue[Any] = IdleQueue()
+        self._again: AgeQueue[Any] = AgeQueue()
 
     def add(self, channel: Any) -> None:
         """``channel`` has been accepted."""
@@ -41,17 +48,18 @@ class Accepted(Periodic):
 
     def discard(self, channel: Any) -> None:
         """``channel`` is closed."""
-        if self._in_process.pop(channel, None) is not None:
-            self._idle.leave(self._lanes.pop(channel), channel)
+        if channel in self._in_process:
+            self._let_go(channel)
             self.ensure_check()
-        if not self._in_process:
-            _loops.pop(self.loop, None)
+        if not self._in_process and _loops.get(self.loop) is self:
+            del _loops[self.loop]
 
     def begin(self, channel: Any) -> None:
         """A request from ``channel`` is in process."""
         if channel in self._in_process:
             self._in_process[channel] += 1
             self._lanes[channel].in_use(channel)
+            self._again.leave(channel)
 
     def end(self, channel: Any) -> None:
         """Its reply has been handed to the transport."""
@@ -62,36 +70,94 @@ class Accepted(Periodic):
 
     def apply_settings(self) -> None:
         """Let the settings in force hold for the connections there are."""
-        for channel in self._in_process:
-            self._idle.leave(self._lanes[channel], channel)
+        for channel in list(self._in_process):
+            self._unfile(channel)
             self._file(channel)
         self.ensure_check()
 
     def sweep(self, now: float) -> None:
-        """Close what has had no request in process for the timeout."""
-        for channel in self._idle.expire(now):
-            if channel.reader._buffer:  # a request is being received
-                self._lanes[channel].fell_idle(channel, now)
+        """Close what has had no request in process, and no byte of one, for the timeout."""
+        for channel in [*self._idle.expire(now), *self._again.expire(now)]:
+            try:
+                at = self._patience_ends(channel, now)
+            except Exception:  # of a transport that is not like others; the rest goes on
+                self._let_go(channel)
+                _unfiled(channel)
                 continue
-            logger.debug("close an accepted connection of %s: idle", channel.local_address)
-            transport = channel.writer.transport
-            transport.close()  # flushes first, for as long as that is the peer's fault
-            self.loop.call_later(wire.CLOSE_TIMEOUT, transport.abort)
+            if at > now:
+                self._again.join(channel, at)
+                continue
+            received = channel.reader.unfinished
+            why = f"no more than {received} bytes of a message came" if received else "idle"
+            logger.debug("close an accepted connection of %s: %s", channel.local_address, why)
+            channel.writer.transport.close()  # there is nothing to flush
 
     def next_expiry(self, now: float) -> float:
         """When the next connection can expire."""
-        return self._idle.next_expiry(now)
+        return min(self._idle.next_expiry(now), self._again.next_expiry())
+
+    def _patience_ends(self, channel: Any, now: float) -> float:
+        """When to close a connection that has no request in process; it may be past."""
+        timeout = self._lanes[channel].timeout
+        transport = channel.writer.transport
+        # A loop that was blocked may come here before it reads what has come in the meantime.
+        waits = channel.reader.starving and not _readable(transport)
+        if not waits or transport.get_write_buffer_size():
+            return now + timeout
+        at: float = channel.reader.patience_ends(timeout)
+        return at
 
     def _file(self, channel: Any) -> None:
-        chosen = config.current()
-        wire.keep_alive(channel, chosen.keepalive)
-        wire.limit_unacknowledged(channel)
-        # NIXL writes into memory between two requests: what is idle there cannot be told here.
-        timed = type(channel) is SocketChannel
-        lane = self._idle.join(chosen.server_idle_timeout if timed else 0)
-        self._lanes[channel] = lane
-        if not self._in_process[channel]:
-            lane.fell_idle(channel, self.clock())
+        """Put a connection into its lane; one that cannot be is served all the same."""
+        try:
+            chosen = config.current()
+            wire.keep_alive(channel, chosen.keepalive)
+            wire.limit_unacknowledged(channel)
+            # NIXL writes into memory between two requests: what is idle there cannot be told here.
+            timed = frames.watch(channel, self.clock)
+            lane = self._idle.join(chosen.server_idle_timeout if timed else 0)
+            self._lanes[channel] = lane
+            if not self._in_process[channel]:
+                lane.fell_idle(channel, self.clock())
+        except Exception:
+            self._let_go(channel)
+            _unfiled(channel)
+
+    def _unfile(self, channel: Any) -> None:
+        self._again.leave(channel)
+        if (lane := self._lanes.pop(channel, None)) is not None:
+            self._idle.leave(lane, channel)
+
+    def _let_go(self, channel: Any) -> None:
+        del self._in_process[channel]
+        self._unfile(channel)
+
+
+def _readable(transport: Any) -> bool:
+    """Whether bytes have come, or an end, that the event loop has not read yet."""
+    sock = transport.get_extra_info("socket")
+    descriptor = -1 if sock is None else sock.fileno()
+    if descriptor < 0:
+        return False
+    if not hasattr(select, "poll"):  # Windows
+        return bool(select.select([descriptor], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+_told = False
+
+
+def _unfiled(channel: Any) -> None:
+    global _told
+    if not _told:
+        _told = True
+        logger.warning(
+            "accepted connections of %s are served, but neither kept alive nor closed when idle",
+            channel.local_address,
+            exc_info=True,
+        )
 
 
 def serve(original: Callable[[Any, Any], Coroutine[Any, Any, None]]) -> Callable[..., Any]:
@@ -103,7 +169,10 @@ def serve(original: Callable[[Any, Any], Coroutine[Any, Any, None]]) -> Callable
         if not isinstance(channel, SocketChannel):
             return await original(self, channel)
         accepted = _here()
-        accepted.add(channel)
+        try:
+            accepted.add(channel)
+        except Exception:
+            _unfiled(channel)
         try:
             await original(self, channel)
         except OSError as error:
@@ -121,7 +190,9 @@ def process(original: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...,
     @functools.wraps(original)
     async def process_message(self: Any, message: Any, channel: Any) -> None:
         clear_deadline()
-        accepted = _here()
+        accepted = _loops.get(asyncio.get_running_loop())
+        if accepted is None:  # nothing that was accepted here is known
+            return await original(self, message, channel)
         accepted.begin(channel)
         try:
             await original(self, message, channel)
