@@ -14,7 +14,7 @@ import pytest
 import xoscar as xo
 from xoscar.backends.communication.nixl import NixlChannel, NixlServer
 from xoscar.backends.communication.socket import SocketChannel, SocketClient, SocketServer
-from xoscar.backends.message import HasActorMessage, new_message_id
+from xoscar.backends.message import HasActorMessage, SendMessage, new_message_id
 from xoscar.backends.pool import AbstractActorPool
 from xoscar.serialization import AioSerializer
 
@@ -250,6 +250,27 @@ def test_a_reply_that_is_being_written_is_never_cut(accepted: Any) -> None:
     accepted(test)
 
 
+def test_what_has_been_forgotten_is_not_closed(accepted: Any) -> None:
+    async def test(pool: Pool, reader: Any, writer: Wire) -> None:
+        mine = server._loops[asyncio.get_running_loop()]
+        await asyncio.sleep(5)
+        server.forget()
+        mine.sweep(1e9)
+        await asyncio.sleep(1000)
+        assert not writer.closed
+        reader.feed_data(await frame())
+        await settle()
+        assert pool.executed == 1
+        loop = asyncio.get_running_loop()
+        server._loops[loop] = Accepted(clock=loop.time)
+        _, young = pool.accept()
+        await asyncio.sleep(TIMEOUT + 0.1)
+        assert young.closed
+        assert not writer.closed
+
+    accepted(test)
+
+
 @pytest.mark.parametrize(
     "place",
     [
@@ -303,6 +324,7 @@ async def bounded(awaitable: Any) -> Any:
 def short() -> Iterator[dict[str, str]]:
     yield {"XOSCAR_IDLE_TIMEOUT": "0.2", "XOSCAR_SERVER_IDLE_TIMEOUT": "0.5"}
     xoscar_idle.uninstall()
+    server.forget()
 
 
 @integration
@@ -339,6 +361,41 @@ def test_what_came_while_the_loop_stood_still_is_answered(n: int, short: dict[st
 
     with pools(1, 1, **short) as hosted:
         asyncio.run(main())
+
+
+@integration
+def test_what_begins_between_two_installs_is_not_cut() -> None:
+    async def main() -> None:
+        pool = await xo.create_actor_pool("127.0.0.1", n_process=0)
+        async with pool:
+            address = pool.external_address
+            await xo.create_actor(Worker, uid="worker", address=address)
+            before = await SocketClient.connect(address)
+            xoscar_idle.install(idle_timeout=0.2, server_idle_timeout=0.4)
+            client = await SocketClient.connect(address)
+            ref = xo.create_actor_ref(address, b"worker")
+            await client.send(HasActorMessage(new_message_id(), ref))
+            assert (await bounded(client.recv())).result is True
+            xoscar_idle.uninstall()
+            server.forget()
+            await client.send(SendMessage(new_message_id(), ref, ("sleep", 0, (1.2, 7), {})))
+            await asyncio.sleep(0.1)
+            xoscar_idle.install(idle_timeout=0.2)
+            xoscar_idle.configure(server_idle_timeout=0.4)
+            late = await SocketClient.connect(address)
+            assert (await bounded(client.recv())).result == 7
+            with pytest.raises(EOFError):  # a pool that was there before is served all the same
+                await bounded(late.recv())
+            await before.send(HasActorMessage(new_message_id(), ref))
+            assert (await bounded(before.recv())).result is True
+            for each in (before, client, late):
+                await each.close()
+
+    try:
+        asyncio.run(main())
+    finally:
+        xoscar_idle.uninstall()
+        server.forget()
 
 
 class Relay(Worker):

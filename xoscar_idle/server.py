@@ -7,6 +7,7 @@ import contextlib
 import functools
 import gc
 import logging
+import math
 import select
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -34,6 +35,7 @@ class Accepted(Periodic):
 
     def __init__(self, clock: Clock = monotonic) -> None:
         super().__init__(clock)
+        self.forgotten = False
         self._in_process: dict[Any, int] = {}
         self._lanes: dict[Any, Lane[Any]] = {}
         self._idle: IdleQueue[Any] = IdleQueue()
@@ -75,8 +77,16 @@ class Accepted(Periodic):
             self._file(channel)
         self.ensure_check()
 
+    def forget(self) -> None:
+        """Have nothing to do with the connections there are any more."""
+        for channel in list(self._in_process):
+            self._let_go(channel)
+        self.ensure_check()
+
     def sweep(self, now: float) -> None:
         """Close what has had no request in process, and no byte of one, for the timeout."""
+        if self.forgotten:
+            return
         for channel in [*self._idle.expire(now), *self._again.expire(now)]:
             try:
                 at = self._patience_ends(channel, now)
@@ -94,6 +104,8 @@ class Accepted(Periodic):
 
     def next_expiry(self, now: float) -> float:
         """When the next connection can expire."""
+        if self.forgotten:
+            return math.inf
         return min(self._idle.next_expiry(now), self._again.next_expiry())
 
     def _patience_ends(self, channel: Any, now: float) -> float:
@@ -217,6 +229,19 @@ def apply_settings() -> None:
     for loop, accepted in list(_loops.items()):
         with contextlib.suppress(RuntimeError):  # it has just been closed
             loop.call_soon_threadsafe(accepted.apply_settings)
+
+
+def forget() -> None:
+    """Leave what has been accepted to xoscar, from any thread.
+
+    Requests that begin while xoscar is not extended are not counted: so these connections are not
+    closed when idle by a later :func:`xoscar_idle.install` either.
+    """
+    for loop, accepted in list(_loops.items()):
+        accepted.forgotten = True  # at once, also where the loop is blocked
+        _loops.pop(loop, None)
+        with contextlib.suppress(RuntimeError):  # it has just been closed
+            loop.call_soon_threadsafe(accepted.forget)
 
 
 def adopt() -> None:
