@@ -211,6 +211,10 @@ class CallerClient:
         """How many requests wait for their reply."""
         return len(self._requests)
 
+    def waiting(self) -> list[Reply]:
+        """The requests that wait for their reply, the oldest first."""
+        return list(self._requests.values())
+
     # -- references ------------------------------------------------------------------------------
 
     def add_ref(self) -> bool:
@@ -347,9 +351,17 @@ class CallerClient:
         if self._end(reason, EOFError(reason)):
             self._task.cancel()
 
-    def give_up(self, why: str) -> None:
-        """Close at once, whatever is still to be sent: the peer shows no sign of life."""
-        if self._end("silent", EOFError(why)):
+    def give_up(self, why: str, asked: list[Reply]) -> None:
+        """The peer shows no sign of life: fail those of ``asked`` that still wait.
+
+        Requests that began later have their time: while there are any the connection is retired.
+        Else it is closed at once, whatever is still to be sent.
+        """
+        if self._requests.keys() - {reply.message_id for reply in asked}:
+            for reply in asked:
+                self._fail(reply, self._server_closed(EOFError(why)))
+            self.retire("silent")
+        elif self._end("silent", EOFError(why)):
             wire.abort(self.client)
             self._task.cancel()
 

@@ -15,7 +15,7 @@ from xoscar.backends.router import Router
 
 from . import config, wire
 from . import router as routing
-from .client import CallerClient, State
+from .client import CallerClient, Reply, State
 from .deadlines import clear as clear_deadline
 
 logger = logging.getLogger("xoscar_idle")
@@ -65,11 +65,16 @@ async def _ask(router: Any, route: str) -> None:
 
 
 class Prober:
-    """Watches connections on which requests wait, and asks the peers of those that are silent."""
+    """Watches connections on which requests wait, and asks the peers of those that are silent.
+
+    Silence counts from when nothing arrived any more, or from when the oldest request was seen to
+    wait, whichever is later. Only requests that wait when a probe begins are at its mercy.
+    """
 
     def __init__(self) -> None:
-        # For connections with requests in flight: how much had arrived, and since when no more.
-        self._silent: dict[CallerClient, tuple[int, float]] = {}
+        # For connections with requests in flight: how much had arrived, the oldest request, and
+        # since when both are so.
+        self._silent: dict[CallerClient, tuple[int, Reply, float]] = {}
         self._probes: dict[CallerClient, asyncio.Task[None]] = {}
 
     def tasks(self) -> list[asyncio.Task[None]]:
@@ -88,21 +93,22 @@ class Prober:
         if not interval:
             return
         for client in clients:
-            if not client.in_flight or not wire.holds_descriptor(client.route):
+            asked = client.waiting()
+            if not asked or not wire.holds_descriptor(client.route):
                 continue
-            arrivals, since = before.get(client, (-1, now))
-            if arrivals != client.arrivals:
+            arrivals, oldest, since = before.get(client, (-1, None, now))
+            if arrivals != client.arrivals or oldest is not asked[0]:
                 since = now
-            self._silent[client] = client.arrivals, since
+            self._silent[client] = client.arrivals, asked[0], since
             if now - since >= interval and client not in self._probes:
-                task = client.loop.create_task(self._probe(client))
+                task = client.loop.create_task(self._probe(client, asked))
                 self._probes[client] = task
                 task.add_done_callback(partial(self._probed, client))
 
     def _probed(self, client: CallerClient, task: asyncio.Task[None]) -> None:
         del self._probes[client]
 
-    async def _probe(self, client: CallerClient) -> None:
+    async def _probe(self, client: CallerClient, asked: list[Reply]) -> None:
         arrivals, timeout = client.arrivals, config.current().probe_timeout
         try:
             await asyncio.wait_for(_ask(client.router, client.route), timeout)
@@ -115,4 +121,4 @@ class Prober:
             return
         if client.arrivals == arrivals and client.state in (State.OPEN, State.RETIRED):
             logger.warning("%s shows no sign of life: %s", client.route, why)
-            client.give_up(why)
+            client.give_up(why, asked)
