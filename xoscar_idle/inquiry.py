@@ -24,8 +24,8 @@ from xoscar.backends.message import (
 from xoscar.backends.router import Router
 from xoscar.utils import fix_all_zero_ip
 
+from . import addresses, authentication, wire
 from . import router as routing
-from . import wire
 from .snapshot import Snapshot, Unobservable, take
 
 QUESTION = "xoscar_idle"
@@ -99,6 +99,7 @@ class _Line:
         self._address = address
 
     async def __aenter__(self) -> _Line:
+        addresses.check(self._address)
         router = Router.get_instance_or_empty()
         self._client = await routing.connect(router, self._address, TIMEOUT)
         try:
@@ -119,7 +120,10 @@ class _Line:
         The error of a call to an actor that is not there tells the name.
         """
         nobody = create_actor_ref(self._address, QUESTION.encode())
-        error = await self._exchange(SendMessage(new_message_id(), nobody, (QUESTION, (), {})))
+        try:
+            error = await self._exchange(SendMessage(new_message_id(), nobody, (QUESTION, (), {})))
+        except authentication.HUNG_UP as closed:
+            raise ConnectionError(authentication.explained(closed)) from None
         if not isinstance(error, ErrorMessage):
             raise ConnectionError("it does not speak as a pool does")
         self._own_address, self.pid = error.address, error.pid

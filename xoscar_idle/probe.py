@@ -13,7 +13,7 @@ from xoscar.backends.context import create_actor_ref
 from xoscar.backends.message import HasActorMessage, new_message_id
 from xoscar.backends.router import Router
 
-from . import config, wire
+from . import addresses, authentication, config, wire
 from . import router as routing
 from .client import CallerClient, Reply, State
 from .deadlines import clear as clear_deadline
@@ -22,10 +22,17 @@ logger = logging.getLogger("xoscar_idle")
 
 
 async def ping(address: str, timeout: float = 5.0) -> float:
-    """Ask the pool at ``address`` for a sign of life.
+    """Ask the pool at ``address`` for a sign of life; also where xoscar is not extended.
 
     Any answer of its event loop is one; a pool whose loop is blocked, by a long synchronous
     method say, gives none. Behind a proxy it is the proxy that answers.
+
+    Parameters
+    ----------
+    address
+        Of a pool: ``host:port``, or with the name of another transport in front.
+    timeout
+        Seconds, above 0.
 
     Returns
     -------
@@ -34,32 +41,54 @@ async def ping(address: str, timeout: float = 5.0) -> float:
 
     Raises
     ------
+    ValueError
+        ``address`` or ``timeout`` is none; nothing has been opened.
     TimeoutError
         There was no answer within ``timeout`` seconds.
     ConnectionError
-        Nobody listens there, or the connection was closed.
+        Nobody listens there, the connection was closed, or what answers is no pool.
     """
+    try:
+        limit = config.seconds(timeout)
+        if not limit:
+            raise ValueError("must be above zero")
+    except OverflowError:
+        raise ValueError(f"timeout is too large a number, got {addresses.shown(timeout)}") from None
+    except ValueError as error:
+        raise ValueError(f"timeout {error}, got {addresses.shown(timeout)}") from None
+    if not isinstance(address, str):
+        addresses.check(address)
     router = Router.get_instance_or_empty()
+    route = addresses.check(routing.resolve(router, address))
     loop = asyncio.get_running_loop()
     started = loop.time()
+    # In a task of its own, where the caller's deadline can be cleared.
+    asking = loop.create_task(_ask(router, route))
     try:
-        await asyncio.wait_for(_ask(router, routing.resolve(router, address)), timeout)
+        await asyncio.wait_for(asking, limit)
     except asyncio.TimeoutError:
-        raise TimeoutError(f"{address} gave no sign of life in {timeout:g} s") from None
+        raise TimeoutError(f"{address} gave no sign of life in {limit:g} s") from None
     return loop.time() - started
 
 
 async def _ask(router: Any, route: str) -> None:
     clear_deadline()
-    connection = await routing.connect(router, route)
+    try:
+        connection = await routing.connect(router, route)
+    except Exception as error:
+        if isinstance(error, (ConnectionError, TimeoutError)) and error.errno is not None:
+            raise  # of the kernel, and names the address
+        raise ConnectionError(f"cannot connect to {route}: {error}") from error
     # Not a control message: a main pool forwards one that is not for its exact address, and for
     # another name of it, to itself without end.
     question = HasActorMessage(new_message_id(), create_actor_ref(route, b"xoscar_idle"))
     try:
         await connection.send(question)
         await connection.recv()
-    except EOFError as error:
-        raise ConnectionError(f"{route} closed the connection: {error}") from None
+    except authentication.HUNG_UP as error:
+        raise ConnectionError(f"no answer of {route}: {authentication.explained(error)}") from None
+    except Exception as error:
+        raise ConnectionError(f"{route} does not speak as a pool does: {error}") from error
     finally:
         wire.abort(connection)  # nothing more is to be said
 
