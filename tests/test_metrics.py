@@ -133,6 +133,27 @@ def test_descriptors_are_shown_once() -> None:
         assert value(series, "xoscar_process_max_fds") == limit
 
 
+def test_a_forked_child_has_a_lock_of_its_own() -> None:
+    """One that was held at the fork, by a thread that the child does not have."""
+    output = run(
+        "import os, threading, xoscar_idle.metrics as metrics",
+        "held, done = threading.Event(), threading.Event()",
+        "def hold():",
+        "    with metrics._lock:",
+        "        held.set()",
+        "        done.wait()",
+        "thread = threading.Thread(target=hold)",
+        "thread.start()",
+        "held.wait()",
+        "if (pid := os.fork()) == 0:",
+        "    os._exit(0 if metrics._lock.acquire(timeout=10) else 1)",
+        "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))",
+        "done.set()",
+        "thread.join()",
+    )
+    assert output == (["0"], "")
+
+
 # -- in this process ---------------------------------------------------------------------------
 
 

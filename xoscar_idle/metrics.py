@@ -234,6 +234,15 @@ _hooks: dict[str, ImportHook] = {}
 _registered: dict[str, Callable[[], None]] = {}  # by library: how to remove ours from it
 
 
+def _forked() -> None:
+    global _lock
+    _lock = threading.Lock()  # the thread that held it may not exist here
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
 def arm() -> None:
     """Register with the libraries that the program has imported, and with others once it does."""
     # Importing this activates if the environment asks for it; arm() is called when that is done.
