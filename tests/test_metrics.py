@@ -66,6 +66,9 @@ def test_a_program_shows_its_connections(library: str, library_first: bool) -> N
         start = program.scrape()
         assert total(start, "xoscar_connections_opened_total") == 0
         assert connections(start) == {}
+        for state in metrics.STATES:
+            assert value(start, "xoscar_connections", state=state, transport="socket") == 0
+        assert value(start, "xoscar_idle_active") == 1
 
         program.tell("call", *hosted.addresses)
         program.tell("fail", unused_address())
@@ -92,9 +95,10 @@ def test_a_program_shows_its_connections(library: str, library_first: bool) -> N
 
         program.tell("cancel")
         assert eventually(lambda: total(program.scrape(), "xoscar_connections_closed_total") == 3)
-        text = program.text()
-        assert not re.search(r"^xoscar_connections\{", text, re.MULTILINE), "series left behind"
-        assert not any(address in text for address in hosted.addresses)
+        end = program.scrape()
+        assert total(end, "xoscar_connections") == 0
+        assert {name for name, _ in start.keys() ^ end.keys()} <= {"xoscar_connections"}
+        assert not any(address in program.text() for address in hosted.addresses)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -131,6 +135,30 @@ def test_descriptors_are_shown_once() -> None:
         assert 3 < value(series, "xoscar_process_open_fds") < 100
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         assert value(series, "xoscar_process_max_fds") == limit
+
+
+def test_a_registry_of_the_programs_own_works_in_any_process() -> None:
+    """Where the package is off, or xoscar has not been imported: the program is not to fail."""
+    program = (
+        "from prometheus_client import CollectorRegistry, generate_latest",
+        "from xoscar_idle.metrics import PrometheusCollector",
+        "registry = CollectorRegistry()",
+        "registry.register(PrometheusCollector())",
+        "def active():",
+        "    lines = generate_latest(registry).decode().splitlines()",
+        "    assert any(line.startswith('xoscar_connections{') for line in lines), lines",
+        "    return [line for line in lines if line.startswith('xoscar_idle_active')]",
+        "print(*active())",
+        "import xoscar",
+        "print(*active())",
+        "import xoscar_idle",
+        "xoscar_idle.install()",
+        "print(*active())",
+        "xoscar_idle.uninstall()",
+        "print(*active())",
+    )
+    off, on = "xoscar_idle_active 0.0", "xoscar_idle_active 1.0"
+    assert run(*program) == ([off, off, on, off], "")
 
 
 def test_a_forked_child_has_a_lock_of_its_own() -> None:
@@ -188,6 +216,7 @@ def test_a_connect_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     xoscar_idle.install()
     asyncio.run(main())
     assert connections(collected()) == {}
+    assert total(collected(), "xoscar_connections") == 0
 
 
 def test_without_proc_the_descriptors_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,12 +46,22 @@ class Metric:
     read: Callable[[stats.Statistics], Samples]
 
 
-def _connections(_: stats.Statistics) -> Samples:
-    from . import registry, wire
+_transports = {"socket"}  # those that have been seen: series that come and go leave gaps
 
+
+def _callers() -> list[ActorCaller]:
+    """Everything that may have connections; nothing is imported in order to find none."""
+    registry = sys.modules.get("xoscar_idle.registry")
+    everywhere = getattr(registry, "everywhere", None)  # it may be half imported
+    return [] if everywhere is None else list(everywhere())
+
+
+def _connections(_: stats.Statistics) -> Samples:
     found: Counter[tuple[str, str]] = Counter()
     # Not stats.connections(), which finds out much more of each than is needed here.
-    for caller in registry.everywhere():
+    for caller in _callers():
+        from . import wire  # it imports xoscar, which is there if a caller is
+
         for client in caller.connections():
             state = client.state.value
             if state == "open":
@@ -59,12 +69,18 @@ def _connections(_: stats.Statistics) -> Samples:
             found[state, wire.transport(client.route)] += 1
         for route in caller.connecting():
             found["connecting", wire.transport(route)] += 1
-    # All states of the transports that are in use: a state that comes and goes would leave gaps.
+    _transports.update(transport for _, transport in found)
     return [
         ({"state": state, "transport": transport}, found[state, transport])
-        for transport in sorted({t for s, t in found if s in STATES})
+        for transport in sorted(_transports)
         for state in STATES
     ]
+
+
+def _active(_: stats.Statistics) -> Samples:
+    from .activation import is_active
+
+    return [({}, int(is_active()))]
 
 
 def _closed(now: stats.Statistics) -> Samples:
@@ -72,6 +88,12 @@ def _closed(now: stats.Statistics) -> Samples:
 
 
 METRICS = (
+    Metric(
+        "xoscar_idle_active",
+        "gauge",
+        "Whether xoscar-idle is active in the process: 1 or 0.",
+        _active,
+    ),
     Metric("xoscar_connections", "gauge", "Connections, by state and transport.", _connections),
     Metric(
         "xoscar_requests_in_flight",
@@ -145,7 +167,10 @@ def _guarded(read: Callable[[], list[T]]) -> list[T]:
 
 
 class PrometheusCollector:
-    """A collector of prometheus_client."""
+    """A collector of prometheus_client, for a registry of the program's own.
+
+    It can be made and registered whether xoscar is extended or not, and before it is imported.
+    """
 
     def collect(self) -> list[MetricFamily]:
         """All metrics, as of one moment."""
