@@ -1,11 +1,23 @@
 from __future__ import annotations
 
+import dataclasses
 import logging
 import resource
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from xoscar_idle.config import Settings, wanted
+from xoscar_idle import config, values
+from xoscar_idle.config import Settings, as_variable, variable, wanted
+
+NAMES = [each.name for each in dataclasses.fields(Settings)]
+SWITCHES = [name for name in NAMES if name not in ("probe_timeout", "call_timeout_except")]
+"""The settings that 0 switches off."""
 
 
 @pytest.mark.parametrize(
@@ -44,6 +56,222 @@ def test_bad_variable_costs_one_warning(value: str, caplog: pytest.LogCaptureFix
 def test_bad_argument_raises(value: object) -> None:
     with pytest.raises(ValueError, match=r"idle_timeout must be .* got"):
         Settings().changed(idle_timeout=value)
+
+
+@pytest.mark.parametrize(
+    "value", [10**400, -(10**400), Decimal("1e400"), 10**5000, "9" * 5000], ids=values.shown
+)
+@pytest.mark.parametrize("name", SWITCHES)
+def test_what_is_too_large_is_a_bad_value_like_any_other(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be .* got .{{1,60}}$"):
+        Settings().changed(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "٣٠",
+        "\uff11\uff12",
+        "0x10",
+        "1_000",
+        "30s",
+        "1,5",
+        "30 40",
+        "True",
+        "None",
+        b"30",
+        1j,
+        np.bool_(True),
+        np.array([1, 2]),
+    ],
+)
+@pytest.mark.parametrize("name", SWITCHES)
+def test_what_is_no_number(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be .* got"):
+        Settings().changed(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (" 30 ", 30),
+        ("+2.5", 2.5),
+        ("1e3", 1000),
+        (np.int64(30), 30),
+        (np.float32(2.5), 2.5),
+        (Decimal("2.5"), 2.5),
+        (Fraction(5, 2), 2.5),
+        ("-0", 0),
+        (-0.0, 0),
+        (1e308, 1e308),
+        ("off", 0),
+        (" OFF ", 0),
+    ],
+)
+def test_seconds_as_text_and_as_numbers(value: object, seconds: float) -> None:
+    found = Settings().changed(connect_timeout=value).connect_timeout
+    assert (type(found), found, str(found)) == (float, seconds, str(float(seconds)))
+    if isinstance(value, str):
+        assert Settings.from_environment({"XOSCAR_CONNECT_TIMEOUT": value}).connect_timeout == found
+
+
+@pytest.mark.parametrize("value", [64, " 64 ", "064", np.int64(64), np.uint8(64)])
+def test_counts_as_text_and_as_numbers(value: object) -> None:
+    found = Settings().changed(max_connections=value).max_connections
+    assert (type(found), found) == (int, 64)
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+@pytest.mark.parametrize("value", ["off", "Off", "0"])
+def test_off_is_off(name: str, value: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert getattr(Settings().changed(**{name: value}), name) == 0
+    if name != "idle_timeout" or value == "0":
+        assert getattr(Settings.from_environment({variable(name): value}), name) == 0
+    assert not caplog.records
+
+
+def test_what_cannot_be_off(caplog: pytest.LogCaptureFixture) -> None:
+    assert Settings.from_environment({"XOSCAR_PROBE_TIMEOUT": "off"}).probe_timeout == 10
+    (record,) = caplog.records
+    assert "XOSCAR_PROBE_TIMEOUT='off' is ignored: it cannot be switched" in record.getMessage()
+    with pytest.raises(ValueError, match="probe_timeout cannot be switched off"):
+        Settings().changed(probe_timeout="off")
+
+
+@pytest.mark.parametrize("name", [n for n in SWITCHES if n != "max_connections"])
+@pytest.mark.parametrize("value", [1e-9, 5e-324, 0.0009])
+def test_a_time_too_short_for_a_timer(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be 0 or at least 0.001, got"):
+        Settings().changed(**{name: value})
+
+
+@pytest.mark.parametrize("value", [0.5, 32767.5, 32768, 3000000000])
+def test_a_keepalive_that_the_kernel_refuses(value: float) -> None:
+    with pytest.raises(ValueError, match="must be 0, or from 1 to 32767, which Linux accepts"):
+        Settings(keepalive_interval=value)
+
+
+def test_the_longest_keepalive() -> None:
+    assert Settings(keepalive_interval=32767).keepalive == 32767
+
+
+@pytest.mark.parametrize(
+    ("name", "holds"),
+    [
+        ("idle_timeout_socket", "the default, that of XOSCAR_IDLE_TIMEOUT, is used"),
+        ("idle_timeout_ucx", "600, or XOSCAR_IDLE_TIMEOUT where that is longer or 0, is used"),
+        ("idle_timeout_nixl", "600, or XOSCAR_IDLE_TIMEOUT where that is longer or 0, is used"),
+        ("keepalive_interval", "a third of XOSCAR_IDLE_TIMEOUT, at most 30, is used"),
+        ("call_timeout_except", "the default, no method, is used"),
+        ("connect_timeout", "the default, 8.0, is used"),
+    ],
+)
+def test_a_bad_variable_says_what_holds(
+    name: str, holds: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert Settings.from_environment({variable(name): "-"}) == Settings()
+    (record,) = caplog.records
+    assert holds in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    "value", ["9" * 5000, "ä" * 5000, "'\"\n" * 5000, "\x00" * 5000], ids=values.shown
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_no_value_is_told_whole(name: str, value: str, caplog: pytest.LogCaptureFixture) -> None:
+    Settings.from_environment({variable(name): value})
+    for record in caplog.records:
+        assert len(record.getMessage()) < 400
+        assert "\n" not in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        ("", ()),
+        ("off", ()),
+        ("launch_*,load", ("launch_*", "load")),
+        (" launch_* , load ", ("launch_*", "load")),
+        (["launch_*", "load"], ("launch_*", "load")),
+        (("a?", "[!b]c", "[x-z]*"), ("a?", "[!b]c", "[x-z]*")),
+        ({"load": 1}, ("load",)),
+        ((), ()),
+    ],
+)
+def test_patterns_of_methods(value: object, stored: tuple[str, ...]) -> None:
+    assert Settings().changed(call_timeout_except=value).call_timeout_except == stored
+    if isinstance(value, str):
+        environment = {"XOSCAR_CALL_TIMEOUT_EXCEPT": value}
+        assert Settings.from_environment(environment).call_timeout_except == stored
+
+
+@pytest.mark.parametrize(
+    "value", ["a,,b", ",", "a,", "load model", "30", "[a", "a.b", "a;b", None, 3, [3], [""], b"a"]
+)
+def test_bad_patterns_of_methods(value: object) -> None:
+    with pytest.raises(ValueError, match=r"^call_timeout_except must be names of methods.* got"):
+        Settings().changed(call_timeout_except=value)
+
+
+def test_an_advice_is_given_once(caplog: pytest.LogCaptureFixture) -> None:
+    try:
+        for _ in range(2):
+            config.use(Settings(server_idle_timeout=5).changed(connect_timeout=3))
+    finally:
+        config.reset()
+    (record,) = caplog.records
+    assert "server_idle_timeout=5 should be at least 1.5 times" in record.getMessage()
+
+
+TIMES = st.one_of(
+    st.just(0),
+    st.just("off"),
+    st.integers(1, 32767),
+    st.floats(1, 32767),
+    st.floats(1, 32767, width=32).map(np.float32),
+    st.decimals(1, 32767),
+    st.fractions(1, 32767),
+    st.floats(1, 32767).map(lambda value: f" {value!r} "),
+)
+COUNTS = st.one_of(
+    st.just("auto"), st.just(" AUTO "), st.just("off"), st.integers(0, 2**31 - 1).map(np.int64)
+)
+METHODS = st.lists(st.from_regex(r"[a-z_][a-z0-9_*?]*", fullmatch=True))
+
+
+@given(st.data())
+def test_a_child_parses_the_same_setting(data: Any) -> None:
+    """What an argument means here, its variable means in a child."""
+    name = data.draw(st.sampled_from(NAMES))
+    value: object
+    if name == "max_connections":
+        value = data.draw(COUNTS)
+    elif name == "call_timeout_except":
+        value = data.draw(st.one_of(METHODS, METHODS.map(tuple), METHODS.map(", ".join)))
+    elif name == "probe_timeout":
+        value = data.draw(TIMES.filter(lambda each: each not in (0, "off")))
+    elif getattr(Settings(), name) is None:
+        value = data.draw(st.one_of(st.none(), TIMES))
+    else:
+        value = data.draw(TIMES)
+    text = as_variable(name, value)
+    assert text is None or text == text.strip() != ""
+    child = Settings.from_environment({} if text is None else {variable(name): text})
+    assert child == Settings().changed(**{name: value})
+
+
+def test_variables_for_children() -> None:
+    assert as_variable("idle_timeout", 30) == "30"
+    assert as_variable("idle_timeout", "off") == "0", "active there, too"
+    assert as_variable("keepalive_interval", None) is None
+    assert as_variable("max_connections", " AUTO ") == "auto"
+    assert as_variable("call_timeout_except", ["launch_*", "load"]) == "launch_*,load"
+    assert as_variable("call_timeout_except", ["auto"]) == "auto"
+    assert as_variable("call_timeout_except", []) is None
+    with pytest.raises(ValueError, match="unknown setting 'x'; there are idle_timeout"):
+        as_variable("x", 1)
+    with pytest.raises(ValueError, match=r"idle_timeout must be .* got None"):
+        as_variable("idle_timeout", None)
 
 
 def test_unknown_setting_raises_and_names_the_known() -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from . import values
+from .values import seconds as seconds
 
 logger = logging.getLogger("xoscar_idle")
 
@@ -25,118 +26,86 @@ ROOM = 1.5
 REGISTERED_MEMORY_TIMEOUT = 600.0
 """Seconds. UCX and NIXL register memory anew on a new connection, so theirs live longer."""
 
-
-def seconds(value: object) -> float:
-    """A finite number of seconds, zero or more; raises ValueError that says what is wrong."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ValueError("must be a number of seconds")
-    try:
-        number = float(value)
-    except ValueError:
-        raise ValueError("must be a number of seconds") from None
-    if not math.isfinite(number) or number < 0:
-        raise ValueError("must be a finite number of seconds, zero or more")
-    return number
+AS_IDLE_TIMEOUT = f"that of {IDLE_TIMEOUT}"
+AS_REGISTERED_MEMORY = f"{REGISTERED_MEMORY_TIMEOUT:g}, or {IDLE_TIMEOUT} where that is longer or 0"
 
 
-def _seconds_or_default(value: object) -> float | None:
-    return None if value is None else seconds(value)
-
-
-def _positive_seconds(value: object) -> float:
-    number = seconds(value)
-    if not number:
-        raise ValueError("must be above zero")
-    return number
-
-
-def _connections(value: object) -> int:
-    """A number of connections; ``auto`` is half of the descriptors that this process may have."""
-    if value == "auto":
-        if sys.platform == "win32":
-            return 0
-        import resource
-
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return 0 if limit == resource.RLIM_INFINITY else max(1, limit // 2)
-    if isinstance(value, str) and value.isdecimal():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError("must be a whole number of connections, zero or more, or 'auto'")
-    return value
-
-
-def _setting(default: Any, parse: Callable[[object], Any]) -> Any:
-    return field(default=default, metadata={"parse": parse})
+def _setting(default: Any, parse: Callable[[object], Any], told: str | None = None) -> Any:
+    """A field of :class:`Settings`; ``told`` is its default in words, where they say more."""
+    return field(
+        default=default, metadata={"parse": parse, "told": str(default) if told is None else told}
+    )
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of this process. Times are in seconds; 0 disables what a setting governs.
+    """The settings of this process. Times are in seconds; 0, or ``"off"``, disables what a
+    setting governs. Numbers may be given as text, as in the variables.
 
     The variable of a setting is ``XOSCAR_`` and its name in capitals.
     """
 
-    idle_timeout: float = _setting(30.0, seconds)
+    idle_timeout: float = _setting(30.0, values.duration)
     """Close a connection after this long without a request in flight."""
 
-    idle_timeout_socket: float | None = _setting(None, _seconds_or_default)
+    idle_timeout_socket: float | None = _setting(None, values.duration_or_default, AS_IDLE_TIMEOUT)
     """The same for TCP alone. None: as ``idle_timeout``."""
 
-    idle_timeout_unixsocket: float | None = _setting(None, _seconds_or_default)
+    idle_timeout_unixsocket: float | None = _setting(
+        None, values.duration_or_default, AS_IDLE_TIMEOUT
+    )
     """The same for unix sockets."""
 
-    idle_timeout_dummy: float | None = _setting(None, _seconds_or_default)
+    idle_timeout_dummy: float | None = _setting(None, values.duration_or_default, AS_IDLE_TIMEOUT)
     """The same for connections within a process."""
 
-    idle_timeout_ucx: float | None = _setting(None, _seconds_or_default)
+    idle_timeout_ucx: float | None = _setting(
+        None, values.duration_or_default, AS_REGISTERED_MEMORY
+    )
     """The same for UCX. None: 600, or ``idle_timeout`` where that is 0 or longer."""
 
-    idle_timeout_nixl: float | None = _setting(None, _seconds_or_default)
+    idle_timeout_nixl: float | None = _setting(
+        None, values.duration_or_default, AS_REGISTERED_MEMORY
+    )
     """The same for NIXL. None: as for UCX."""
 
-    connect_timeout: float = _setting(8.0, seconds)
+    connect_timeout: float = _setting(8.0, values.duration)
     """Give a connect up after this long."""
 
-    max_connections: int = _setting(0, _connections)
+    max_connections: int = _setting(0, values.connections)
     """Soft cap for the process: the least recently used idle connection makes room. ``"auto"`` is
     half of the soft limit of descriptors, read when the settings are made. 0: none."""
 
-    max_connection_age: float = _setting(0.0, seconds)
+    max_connection_age: float = _setting(0.0, values.duration)
     """Replace a connection after this long, or up to a tenth earlier. 0: never."""
 
-    keepalive_interval: float | None = _setting(None, _seconds_or_default)
-    """Let TCP remind the network of a quiet connection this often, on both sides; whole seconds,
-    at least 1. None: a third of ``idle_timeout``, at most 30. 0: as xoscar does."""
+    keepalive_interval: float | None = _setting(
+        None, values.keepalive, f"a third of {IDLE_TIMEOUT}, at most 30"
+    )
+    """Let TCP remind the network of a quiet connection this often, on both sides; rounded to
+    whole seconds, from 1 to 32767. None: a third of ``idle_timeout``, at most 30. 0: as xoscar
+    does."""
 
-    server_idle_timeout: float = _setting(0.0, seconds)
+    server_idle_timeout: float = _setting(0.0, values.duration)
     """Close an accepted connection after this long without a request in process. To be well above
     the ``idle_timeout`` of all clients."""
 
-    call_timeout: float = _setting(0.0, seconds)
+    call_timeout: float = _setting(0.0, values.duration)
     """Default deadline of a call of an actor's method."""
 
-    probe_interval: float = _setting(0.0, seconds)
+    call_timeout_except: tuple[str, ...] = _setting((), values.patterns, "no method")
+    """The methods to which ``call_timeout`` does not apply: names, or shell patterns of them
+    (``fnmatch``), in a text with commas or in a list."""
+
+    probe_interval: float = _setting(0.0, values.duration)
     """While requests are in flight and nothing has come for this long, ask for a sign of life."""
 
-    probe_timeout: float = _setting(10.0, _positive_seconds)
+    probe_timeout: float = _setting(10.0, values.positive_duration)
     """How long the answer to that may take before the requests fail."""
 
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
-            value = getattr(self, each.name)
-            try:
-                object.__setattr__(self, each.name, each.metadata["parse"](value))
-            except ValueError as error:
-                raise ValueError(f"{each.name} {error}, got {value!r}") from None
-        if 0 < self.server_idle_timeout < ROOM * self.idle_timeout_of("socket"):
-            logger.warning(
-                "server_idle_timeout=%g should be at least %g times the idle timeout of clients, "
-                "here %g: a server that closes first makes calls fail",
-                self.server_idle_timeout,
-                ROOM,
-                self.idle_timeout_of("socket"),
-            )
+            object.__setattr__(self, each.name, _parsed(each, getattr(self, each.name)))
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -146,29 +115,32 @@ class Settings:
     @classmethod
     def given_in(cls, environ: Mapping[str, str]) -> dict[str, Any]:
         """The settings that the variables give; one that is bad is named in a warning."""
-        values: dict[str, Any] = {}
+        given: dict[str, Any] = {}
         for each in dataclasses.fields(cls):
             raw = environ.get(variable(each.name), "").strip()
-            if not raw or raw.lower() == "off":
+            # Of activation by variable, "off" is all that it says: install() has the default.
+            if not raw or (variable(each.name) == IDLE_TIMEOUT and values.is_off(raw)):
                 continue
             try:
-                values[each.name] = each.metadata["parse"](raw)
+                given[each.name] = each.metadata["parse"](raw)
             except ValueError as error:
                 logger.warning(
-                    "%s=%r is ignored: it %s; the default, %s, is used",
+                    "%s=%s is ignored: it %s; the default, %s, is used",
                     variable(each.name),
-                    raw,
+                    values.shown(raw),
                     error,
-                    "that of XOSCAR_IDLE_TIMEOUT" if each.default is None else each.default,
+                    each.metadata["told"],
                 )
-        return values
+        return given
 
     def changed(self, **changes: object) -> Settings:
         """These settings with ``changes``; raises ValueError for a bad value or unknown name."""
         known = [each.name for each in dataclasses.fields(self)]
         for name in changes:
             if name not in known:
-                raise ValueError(f"unknown setting {name!r}; there are {', '.join(known)}")
+                raise ValueError(
+                    f"unknown setting {values.shown(name)}; there are {', '.join(known)}"
+                )
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
     def idle_timeout_of(self, transport: str) -> float:
@@ -193,6 +165,39 @@ def variable(name: str) -> str:
     return f"XOSCAR_{name.upper()}"
 
 
+def as_variable(name: str, value: object) -> str | None:
+    """The variable of the setting ``name`` for child processes, so that it means ``value`` there.
+
+    Returns
+    -------
+    str or None
+        None: the variable is to be removed, since ``value`` is what holds without it.
+
+    Raises
+    ------
+    ValueError
+        There is no such setting, or ``value`` is bad.
+    """
+    known = {each.name: each for each in dataclasses.fields(Settings)}
+    if name not in known:
+        raise ValueError(f"unknown setting {values.shown(name)}; there are {', '.join(known)}")
+    parsed = _parsed(known[name], value)
+    if values.is_auto(value) and isinstance(parsed, int):
+        return "auto"  # half of what the child may have
+    if parsed is None or parsed == ():
+        return None
+    if isinstance(parsed, tuple):
+        return ",".join(parsed)
+    return f"{parsed!r}".removesuffix(".0")
+
+
+def _parsed(setting: dataclasses.Field[Any], value: object) -> Any:
+    try:
+        return setting.metadata["parse"](value)
+    except ValueError as error:
+        raise ValueError(f"{setting.name} {error}, got {values.shown(value)}") from None
+
+
 def wanted(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether the environment asks for activation: the variable is set, and not to ``off``."""
     return environ.get(IDLE_TIMEOUT, "").strip().lower() not in ("", "off")
@@ -207,9 +212,23 @@ def current() -> Settings:
     return _current
 
 
+def _warn_of_short_server_timeout(settings: Settings) -> None:
+    client_timeout = settings.idle_timeout_of("socket")
+    if 0 < settings.server_idle_timeout < ROOM * client_timeout:
+        logger.warning(
+            "server_idle_timeout=%g should be at least %g times the idle timeout of clients, "
+            "here %g: a server that closes first makes calls fail",
+            settings.server_idle_timeout,
+            ROOM,
+            client_timeout,
+        )
+
+
 def use(settings: Settings, origin: str = "code", names: Iterable[str] = ()) -> None:
     """Put ``settings`` in force for this process; those in ``names`` are from ``origin``."""
     global _current
+    if settings != _current:
+        _warn_of_short_server_timeout(settings)
     _current = settings
     _origins.update(dict.fromkeys(names, origin))
 

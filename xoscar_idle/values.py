@@ -1,0 +1,172 @@
+"""What a value that an operator gives means: the text of a variable, or an argument.
+
+Text and numbers mean the same. Whatever cannot work further down is refused here, with a ValueError
+that continues the name of what is set: "must be ...".
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+import re
+import sys
+from collections.abc import Collection
+
+SHORTEST = 0.001
+"""Seconds. Anything shorter would be a check that never sleeps."""
+
+LONGEST_KEEPALIVE = 32767.0
+"""Seconds. ``MAX_TCP_KEEPIDLE`` and ``MAX_TCP_KEEPINTVL`` of Linux, in ``include/net/tcp.h``."""
+
+MOST_CONNECTIONS = 2**31 - 1
+"""A descriptor is a C int."""
+
+SHOWN = 40
+"""Characters of a bad value that are told; it may be anything, and of any length."""
+
+_PATTERN = re.compile(r"(?!\d)(?:[\w*?]|\[!?[\w-]+\])+")
+
+
+def shown(value: object) -> str:
+    """``value`` for a message: its ``repr``, shortened to some dozen characters."""
+    if isinstance(value, (str, bytes)):
+        value = value[: 2 * SHOWN]  # its repr would be as long as it is
+    try:
+        text = repr(value)
+    except Exception:  # an int of thousands of digits, or what a stranger wrote
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 10]}...{text[-7:]}"
+
+
+def seconds(value: object) -> float:
+    """A finite number of seconds, zero or more.
+
+    Raises
+    ------
+    ValueError
+        It is none; the message says what it has to be.
+    """
+    number = _number(value)
+    if not math.isfinite(number) or number < 0:
+        raise ValueError("must be a finite number of seconds, zero or more")
+    return abs(number)  # no -0
+
+
+def _number(value: object) -> float:
+    is_number = isinstance(value, numbers.Number) or hasattr(type(value), "__index__")
+    if isinstance(value, str):
+        # float() knows other digits than those of ASCII, and underscores, too.
+        is_number = value.isascii() and "_" not in value
+    if isinstance(value, bool) or not is_number:
+        raise ValueError("must be a number of seconds")
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except OverflowError:
+        return math.inf
+    except Exception:  # text that is no number, a complex number, an array
+        raise ValueError("must be a number of seconds") from None
+
+
+def is_off(value: object) -> bool:
+    """Whether it is the word ``off``."""
+    return isinstance(value, str) and value.strip().lower() == "off"
+
+
+def duration(value: object) -> float:
+    """Seconds for which a timer runs; 0 and ``off``: none."""
+    number = 0.0 if is_off(value) else seconds(value)
+    if 0 < number < SHORTEST:
+        raise ValueError(f"must be 0 or at least {SHORTEST:g}")
+    return number
+
+
+def positive_duration(value: object) -> float:
+    """Seconds for which a timer runs that cannot be switched off."""
+    if is_off(value):
+        raise ValueError("cannot be switched off: it must be a number of seconds above zero")
+    number = duration(value)
+    if not number:
+        raise ValueError("must be above zero")
+    return number
+
+
+def duration_or_default(value: object) -> float | None:
+    """The same as :func:`duration`; None: as something else says."""
+    return None if value is None else duration(value)
+
+
+def keepalive(value: object) -> float | None:
+    """Seconds that the kernel takes for TCP keepalive; 0 and ``off``: none; None: the default."""
+    number = duration_or_default(value)
+    if number and not 1 <= number <= LONGEST_KEEPALIVE:
+        raise ValueError(f"must be 0, or from 1 to {LONGEST_KEEPALIVE:g}, which Linux accepts")
+    return number
+
+
+def is_auto(value: object) -> bool:
+    """Whether it is the word ``auto``."""
+    return isinstance(value, str) and value.strip().lower() == "auto"
+
+
+def connections(value: object) -> int:
+    """A number of connections; ``auto`` is half of the descriptors that this process may have."""
+    if is_off(value):
+        return 0
+    if is_auto(value):
+        return _half_of_descriptors()
+    count = whole(value)
+    if count is None:
+        raise ValueError(
+            f"must be a whole number of connections from 0 to {MOST_CONNECTIONS}, or 'auto'"
+        )
+    return count
+
+
+def whole(value: object, most: int = MOST_CONNECTIONS) -> int | None:
+    """A whole number from 0 to ``most``, in ASCII digits if it is text; None if it is none."""
+    if isinstance(value, str):
+        digits = value.strip()
+        if not (digits.isascii() and digits.isdecimal()):
+            return None
+        digits = digits.lstrip("0") or "0"
+        if len(digits) > len(str(most)):  # int() refuses thousands of digits
+            return None
+        value = int(digits)
+    try:
+        count = -1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+    return count if 0 <= count <= most else None
+
+
+def _half_of_descriptors() -> int:
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 0 if limit == resource.RLIM_INFINITY else max(1, limit // 2)
+
+
+def patterns(value: object) -> tuple[str, ...]:
+    """Names of methods, or shell patterns of them: text with commas, or a collection of texts."""
+    if is_off(value):
+        return ()
+    if isinstance(value, str):
+        given: Collection[object] = value.split(",") if value.strip() else ()
+    elif isinstance(value, Collection) and not isinstance(value, (bytes, bytearray, memoryview)):
+        given = value
+    else:
+        raise ValueError("must be names of methods: text with commas, or a list of texts")
+    return tuple(map(_pattern, given))
+
+
+def _pattern(value: object) -> str:
+    pattern = value.strip() if isinstance(value, str) else ""
+    if not _PATTERN.fullmatch(pattern):
+        raise ValueError(
+            "must be names of methods or patterns of them, of letters, digits, _ and the "
+            f"wildcards * ? [ ], with commas between; {shown(value)} is none"
+        )
+    return pattern
