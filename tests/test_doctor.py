@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,7 @@ def test_not_asked_for(environment: dict[str, str]) -> None:
     [
         ({"XOSCAR_CONNECT_TIMEOUT": "soon"}, "XOSCAR_CONNECT_TIMEOUT='soon' is ignored"),
         ({"XOSCAR_IDLE_TIMEUOT": "5"}, "XOSCAR_IDLE_TIMEUOT is no setting: is XOSCAR_IDLE_TIMEOUT"),
+        ({"XOSCAR_IDLE_LOG": "loud"}, "XOSCAR_IDLE_LOG='loud' is ignored: it must be debug, info"),
         ({"XOSCAR_IDLE_MONITOR": "maybe"}, "XOSCAR_IDLE_MONITOR='maybe' is neither 1 nor 0"),
     ],
 )
@@ -86,6 +88,19 @@ def test_bad_settings(environment: dict[str, str], says: str) -> None:
     assert says in output
     assert output.count(says) == 1
     assert output.endswith("\nActive, 1 to be mended.\n")
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({}, r"^ok +log +to the handlers .* xoscar_idle; without any, warnings to stderr"),
+        ({"XOSCAR_IDLE_LOG": "debug"}, r"^ok +log +from debug on to stderr, and to the handlers"),
+        ({"XOSCAR_IDLE_LOG": "info", "XOSCAR_IDLE_TIMEOUT": ""}, r"^note +log +.* does nothing"),
+    ],
+)
+def test_where_lines_go(environment: dict[str, str], says: str) -> None:
+    _, output = examine(**{"XOSCAR_IDLE_TIMEOUT": "5", **environment})
+    assert re.search(says, output, re.MULTILINE), output
 
 
 def test_variables_of_xoscar_itself_are_left_alone() -> None:

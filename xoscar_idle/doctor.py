@@ -28,7 +28,7 @@ from typing import Any
 import click
 import psutil
 
-from . import __version__, activation, config, monitor
+from . import __version__, activation, config, logs, monitor
 
 PTH = "xoscar_idle.pth"
 PTH_LINE = (
@@ -153,6 +153,7 @@ def _checks(told: dict[str, Any]) -> Iterator[Check]:
     for warning in told["warnings"]:
         yield Check("setting", PROBLEM, warning)
     yield from _misspelt()
+    yield _log()
     yield _monitor()
     yield _descriptors()
     yield _keepalive()
@@ -228,7 +229,7 @@ def _settings(told: dict[str, Any]) -> Check:
 
 def _misspelt() -> Iterator[Check]:
     known = [config.variable(each.name) for each in dataclasses.fields(config.Settings)]
-    known.append(monitor.MONITOR)
+    known += [monitor.MONITOR, logs.LOG]
     for name in os.environ:
         if not name.startswith("XOSCAR_") or name in known:
             continue
@@ -236,6 +237,20 @@ def _misspelt() -> Iterator[Check]:
         if alike or name.startswith("XOSCAR_IDLE_"):
             hint = f": is {alike[0]} meant?" if alike else ""
             yield Check("setting", PROBLEM, f"{name} is no setting{hint}")
+
+
+def _log() -> Check:
+    try:
+        level = logs.wanted()
+    except ValueError as error:
+        return Check("log", PROBLEM, str(error))
+    handlers = f"the handlers that the program has for the logger {logs.logger.name}"
+    if level is None:
+        text = f"to {handlers}; without any, warnings to stderr"
+        return Check("log", OK, f"{text} ({logs.LOG}=info: all to stderr, too)", {"level": None})
+    if not config.wanted():
+        return Check("log", NOTE, f"{logs.LOG} does nothing without {config.IDLE_TIMEOUT}")
+    return Check("log", OK, f"from {level} on to stderr, and to {handlers}", {"level": level})
 
 
 def _monitor() -> Check:

@@ -1,0 +1,113 @@
+"""Our lines on stderr, with ``XOSCAR_IDLE_LOG=debug``.
+
+Without it there is nothing of ours: lines go to the handlers that the program has, and where it
+has none, Python writes warnings to stderr. That shows no debug line of sub-pools, where nobody
+sets a level, and nothing on a console whose handlers pass only loggers that they know.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+
+from . import values
+
+logger = logging.getLogger("xoscar_idle")
+
+LOG = "XOSCAR_IDLE_LOG"
+
+LEVELS = ("debug", "info", "warning", "error")
+
+FORMAT = "%(asctime)s %(name)s[%(process)d] %(levelname)s %(message)s"
+"""With the process: many of them write to one console."""
+
+
+def wanted(environ: Mapping[str, str] = os.environ) -> str | None:
+    """From which level on the environment asks for lines; None: it does not ask.
+
+    Raises
+    ------
+    ValueError
+        The variable is set to something that is no level.
+    """
+    raw = environ.get(LOG, "").strip()
+    if not raw or values.is_off(raw):
+        return None
+    if raw.lower() not in LEVELS:
+        raise ValueError(f"{LOG}={values.shown(raw)} is ignored: it must be {', '.join(LEVELS)}")
+    return raw.lower()
+
+
+class Console(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to what is ``sys.stderr`` at the time, unless another handler writes it there.
+
+    Lines go on to the program's handlers all the same, since a file of its own is to have them. So
+    the doubling is prevented here, line by line: handlers come and go, and have filters.
+    """
+
+    def __init__(self, level: int) -> None:
+        super().__init__()
+        self.setLevel(level)
+        self.setFormatter(logging.Formatter(FORMAT))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if sys.stderr is None or any(_shows(each, record) for each in _others()):
+            return
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def _others() -> Iterator[logging.Handler]:
+    """The other handlers that lines of ours reach."""
+    at: logging.Logger | None = logger
+    while at is not None:
+        yield from (each for each in at.handlers if not isinstance(each, Console))
+        at = at.parent if at.propagate else None
+
+
+def _shows(handler: logging.Handler, record: logging.LogRecord) -> bool:
+    consoles = (sys.stderr, sys.stdout, sys.__stderr__, sys.__stdout__)
+    return (
+        isinstance(handler, logging.StreamHandler)
+        and handler.stream in consoles
+        and record.levelno >= handler.level
+        and bool(handler.filter(record))
+    )
+
+
+_console: Console | None = None
+_level_before: int | None = None
+
+
+def start() -> None:
+    """Write our lines to stderr, if the environment asks for it; a bad level costs one warning."""
+    global _console, _level_before
+    if _console is not None:
+        return
+    try:
+        wish = wanted()
+    except ValueError as error:
+        logger.warning("%s", error)
+        return
+    if wish is None:
+        return
+    level = logging.getLevelName(wish.upper())
+    if logger.getEffectiveLevel() > level:  # never higher: that would take lines from the program
+        _level_before = logger.level
+        logger.setLevel(level)
+    _console = Console(level)
+    logger.addHandler(_console)
+
+
+def stop() -> None:
+    """Write them no more."""
+    global _console, _level_before
+    if _console is None:
+        return
+    logger.removeHandler(_console)
+    _console = None
+    if _level_before is not None:
+        logger.setLevel(_level_before)
+        _level_before = None
