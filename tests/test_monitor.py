@@ -28,11 +28,25 @@ BOUND = 20.0
 
 
 @pytest.fixture
-def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where the sockets are; a short path, since theirs is limited."""
-    with tempfile.TemporaryDirectory() as runtime:
-        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
-        yield Path(runtime, "xoscar-idle")
+def short() -> Iterator[Path]:
+    """A directory with a short path, since that of a socket is limited."""
+    with tempfile.TemporaryDirectory() as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
+def place(short: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the sockets are, for this test alone."""
+    monkeypatch.setenv("XOSCAR_IDLE_MONITOR", f"{short / 'own'}")
+    return short / "own"
+
+
+@pytest.fixture
+def runtime(short: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where they are if no directory is named, the preferred place."""
+    monkeypatch.setenv("XOSCAR_IDLE_MONITOR", "1")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", f"{short}")
+    return short / "xoscar-idle"
 
 
 @contextlib.contextmanager
@@ -40,7 +54,7 @@ def program(text: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """A program that has xoscar extended; it reads stdin at its end."""
     process = subprocess.Popen(
         [sys.executable, "-c", f"import xoscar, os, sys\n{text}\nsys.stdin.read()"],
-        env={**os.environ, "XOSCAR_IDLE_TIMEOUT": "5", "XOSCAR_IDLE_MONITOR": "1", **environment},
+        env={**os.environ, "XOSCAR_IDLE_TIMEOUT": "5", **environment},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -89,34 +103,110 @@ def test_nothing_is_there_unless_it_is_asked_for(place: Path, value: str) -> Non
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("yes please", "XOSCAR_IDLE_MONITOR='yes please'"), ("1", "belongs to this user alone")],
+    [
+        ("yes please", "XOSCAR_IDLE_MONITOR='yes please' is neither 1 nor 0 nor the absolute path"),
+        ("here/below", "XOSCAR_IDLE_MONITOR='here/below' is neither"),
+        ("{open}", "{open} is not a directory that belongs to this user alone, with mode 700"),
+        ("{file}", "{file} is not a directory that belongs to this user alone"),
+        ("{open}/a/b", "{open}/a/b cannot be made: No such file or directory"),
+        ("{file}/a", "{file}/a cannot be made: Not a directory"),
+        ("{open}/" + 60 * "long", "long is too long: the path of a unix socket has 10"),
+    ],
 )
 def test_what_prevents_it_costs_one_warning(
-    place: Path,
+    short: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     text: str,
     says: str,
 ) -> None:
-    place.mkdir()
-    place.chmod(0o755)
-    monkeypatch.setattr(monitor, "directories", lambda: [place])
-    monkeypatch.setenv("XOSCAR_IDLE_MONITOR", text)
+    places = {"open": short / "open", "file": short / "file"}
+    places["open"].mkdir()
+    places["open"].chmod(0o755)
+    places["file"].touch()
+    monkeypatch.setenv("XOSCAR_IDLE_MONITOR", text.format(**places))
     monitor.start()
     monitor.stop()
     (record,) = caplog.records
-    assert says in record.getMessage()
-    assert list(place.iterdir()) == []
+    assert says.format(**places) in record.getMessage()
+    assert list(places["open"].iterdir()) == []
 
 
-def test_another_place_is_used_where_somebody_else_could_get_at_it(place: Path) -> None:
-    elsewhere = place.with_name("elsewhere")
+def test_what_the_kernel_refuses_is_told_with_the_path(
+    place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (place / f"{os.getpid()}.sock").mkdir(parents=True)
+    place.chmod(0o700)
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
+    monitor.start()
+    (record,) = caplog.records
+    assert f"{place}/{os.getpid()}.sock: Address already in use" in record.getMessage()
+
+
+def test_the_directory_for_temporary_files_is_used(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``TMPDIR`` is all that can be written to where the root file system is read-only."""
+    monkeypatch.setattr(tempfile, "tempdir", f"{short}")
+    monkeypatch.setenv("XOSCAR_IDLE_MONITOR", "1")
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    name = f"xoscar-idle-{os.geteuid()}"
+    assert monitor.directories() == [short / name, Path("/tmp") / name]
+    assert monitor.directory() == short / name
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_get_default_tempdir", raise_not_found)
+    assert monitor.directories() == [Path("/tmp") / name]
+
+
+def test_a_process_with_its_own_directory_for_temporary_files(short: Path) -> None:
+    variables = {"TMPDIR": f"{short}", "XDG_RUNTIME_DIR": "", "XOSCAR_IDLE_MONITOR": "1"}
+    with program(READY, **variables) as process:
+        assert line(process) == "ready"
+        assert (short / f"xoscar-idle-{os.geteuid()}" / f"{process.pid}.sock").exists()
+
+
+def raise_not_found() -> str:
+    raise FileNotFoundError("No usable temporary directory found")
+
+
+def test_no_place_at_all_is_told_with_each(
+    short: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (short / "file").touch()
+    gone = [short / "file" / "a", short / "gone" / "b"]
+    monkeypatch.setattr(monitor, "directories", lambda: gone)
+    monkeypatch.setenv("XOSCAR_IDLE_MONITOR", "1")
+    monitor.start()
+    (record,) = caplog.records
+    told = record.getMessage()
+    assert f"{gone[0]} cannot be made: Not a directory; {gone[1]} cannot be made: No such" in told
+    assert told.endswith("; XOSCAR_IDLE_MONITOR can name another directory")
+
+
+def test_another_place_is_used_where_somebody_else_could_get_at_it(runtime: Path) -> None:
+    assert monitor.directory() == monitor.directories()[0] == runtime
+    runtime.rmdir()
+    elsewhere = runtime.with_name("elsewhere")
     elsewhere.mkdir(0o700)
-    place.symlink_to(elsewhere)
+    runtime.symlink_to(elsewhere)
     assert monitor.directory() == monitor.directories()[1]
-    place.unlink()
-    place.parent.chmod(0o755)
-    assert place not in monitor.directories()
+    runtime.unlink()
+    runtime.parent.chmod(0o755)
+    assert runtime not in monitor.directories()
+
+
+def test_it_is_found_in_any_of_the_places(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service and the shell of its operator differ in their environments."""
+    with program(READY) as process, tempfile.TemporaryDirectory() as elsewhere:
+        assert line(process) == "ready"
+        monkeypatch.setattr(tempfile, "tempdir", elsewhere)
+        assert process.pid in monitor.offered()
+        assert monitor.ask(process.pid) is not None
+        monkeypatch.setenv("XOSCAR_IDLE_MONITOR", elsewhere)
+        assert monitor.offered() == []
+        assert monitor.ask(process.pid) is None, "in the one that is named, and only there"
+        monkeypatch.setenv("XOSCAR_IDLE_MONITOR", f"{runtime}")
+        assert monitor.offered() == [process.pid]
 
 
 def test_what_a_killed_process_left_is_swept(place: Path) -> None:
@@ -197,7 +287,6 @@ except OSError:
 
 
 def test_nobody_else_is_answered(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XOSCAR_IDLE_MONITOR", "1")
     monitor.start()
     try:
         assert monitor.ask(os.getpid()) is not None
@@ -215,7 +304,6 @@ def test_nobody_else_is_answered(place: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_one_who_does_not_read_delays_others_but_not_for_ever(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XOSCAR_IDLE_MONITOR", "1")
     monkeypatch.setattr(monitor, "TIMEOUT", 0.3)
     long = json.dumps({"pid": 1, "command": "x" * 10_000_000})
     monkeypatch.setattr(monitor.snapshot.Snapshot, "to_json", lambda _: long)

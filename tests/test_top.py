@@ -26,7 +26,7 @@ import pyte
 import pytest
 import xoscar as xo
 
-from xoscar_idle import monitor, tables, top
+from xoscar_idle import tables, top
 from xoscar_idle.snapshot import Snapshot
 
 from .hosting import Pools, pools, worker
@@ -49,9 +49,7 @@ class Caller(xo.StatelessActor):  # type: ignore[misc]
 def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where the sockets are, for these tests alone."""
     with tempfile.TemporaryDirectory() as directory:
-        monkeypatch.setenv("XDG_RUNTIME_DIR", directory)
-        places = monitor.directories
-        monkeypatch.setattr(monitor, "directories", lambda: places()[:1])
+        monkeypatch.setenv("XOSCAR_IDLE_MONITOR", directory)
         yield Path(directory)
 
 
@@ -141,8 +139,7 @@ def three_processes() -> Iterator[tuple[Pools, str, Pools]]:
             1,
             2,
             XOSCAR_IDLE_TIMEOUT="1.5",
-            XOSCAR_IDLE_MONITOR="1",
-            XDG_RUNTIME_DIR=directory,
+            XOSCAR_IDLE_MONITOR=directory,
         ) as hosted,
         pools() as target,
     ):
@@ -166,7 +163,7 @@ def test_connections_appear_fall_idle_and_go(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     hosted, directory, other = three_processes
-    monkeypatch.setenv("XDG_RUNTIME_DIR", directory)
+    monkeypatch.setenv("XOSCAR_IDLE_MONITOR", directory)
     (target,) = other.addresses
     named = hosted.addresses[:1] if asked == "pool" else []
 
@@ -224,7 +221,7 @@ def test_ctrl_c_that_is_swallowed_once() -> None:
 def test_waits_for_processes_that_offer_a_monitor() -> None:
     with terminal(80, "top", "--interval", "0.1") as shown:
         shown.wait_for("no process of this user offers a monitor")
-        with pools(XOSCAR_IDLE_TIMEOUT="5", XOSCAR_IDLE_MONITOR="1") as hosted:
+        with pools(XOSCAR_IDLE_TIMEOUT="5") as hosted:
             shown.wait_for("1 process,", rf"^ *{hosted.pid} ")
         shown.wait_for("no process of this user offers a monitor")
         os.kill(shown.process.pid, signal.SIGTERM)
@@ -275,7 +272,7 @@ def test_stats(runtime: Path) -> None:
         actor = await worker(hosted.addresses[1])
         assert await actor.visit(other.addresses, 1) == [1]
 
-    with pools() as other, pools(1, 1, XOSCAR_IDLE_TIMEOUT="60", XOSCAR_IDLE_MONITOR="1") as hosted:
+    with pools() as other, pools(1, 1, XOSCAR_IDLE_TIMEOUT="60") as hosted:
         asyncio.run(call())
         done = run("stats")
         assert done.returncode == 0
@@ -291,7 +288,7 @@ def test_stats(runtime: Path) -> None:
 
 
 def test_a_process_that_does_not_answer_is_shown_from_outside() -> None:
-    with pools(XOSCAR_IDLE_TIMEOUT="60", XOSCAR_IDLE_MONITOR="1") as hosted:
+    with pools(XOSCAR_IDLE_TIMEOUT="60") as hosted:
         os.kill(hosted.pid, signal.SIGSTOP)
         try:
             done = run("stats", f"{hosted.pid}")

@@ -1,8 +1,9 @@
 """The local socket over which a process shows its connections to the user it belongs to.
 
-There is none unless ``XOSCAR_IDLE_MONITOR=1`` is set. One daemon thread serves it, so it answers
-when the program's event loops are blocked, and when the process is out of descriptors. Whoever
-connects gets one line of JSON, a :class:`~xoscar_idle.snapshot.Snapshot`.
+There is none unless ``XOSCAR_IDLE_MONITOR`` is set, to 1 or to a directory for it. One daemon
+thread serves it, so it answers when the program's event loops are blocked, and when the process is
+out of descriptors. Whoever connects gets one line of JSON, a
+:class:`~xoscar_idle.snapshot.Snapshot`.
 
 The socket is ``PID.sock`` in a directory that only its owner can enter. What a killed process
 leaves there is removed by the next one that looks.
@@ -17,6 +18,8 @@ import os
 import socket
 import stat
 import struct
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -24,7 +27,7 @@ from pathlib import Path
 
 import psutil
 
-from . import snapshot
+from . import snapshot, values
 
 logger = logging.getLogger("xoscar_idle")
 
@@ -37,33 +40,55 @@ AVAILABLE = hasattr(socket, "AF_UNIX")
 """Whether the platform has unix sockets; Python on Windows has none."""
 
 
+LONGEST_PATH = 107 if sys.platform == "linux" else 103
+"""Bytes of the path of a unix socket: ``sun_path`` less the zero at its end."""
+
+
 def wanted(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether the environment asks for the socket.
 
     Raises
     ------
     ValueError
-        The variable is set to something that is neither yes nor no.
+        The variable is set to something that is neither yes nor no nor a directory.
     """
-    value = environ.get(MONITOR, "").strip().lower()
-    if value not in ("", "off", "0", "1", "on"):
-        raise ValueError(f"{MONITOR}={environ[MONITOR]!r} is neither 1 nor 0")
-    return value in ("1", "on")
+    value = environ.get(MONITOR, "").strip()
+    if value.lower() in ("1", "on") or value.startswith("/"):
+        return True
+    if value.lower() in ("", "0", "off"):
+        return False
+    raise ValueError(
+        f"{MONITOR}={values.shown(value)} is neither 1 nor 0 nor the absolute path of a directory"
+    )
 
 
 # Where the sockets are
 
 
+def own_directory(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The directory that the environment names: the only one then; None if it names none."""
+    value = environ.get(MONITOR, "").strip()
+    return Path(value) if value.startswith("/") else None
+
+
 def directories() -> list[Path]:
     """Where sockets can be, the preferred place first.
 
-    There are two: a service and the shell of its operator often differ in ``XDG_RUNTIME_DIR``.
+    There are several: a service and the shell of its operator often differ in ``XDG_RUNTIME_DIR``
+    and ``TMPDIR``.
     """
-    places = [Path(f"/tmp/xoscar-idle-{os.geteuid()}")]
+    own = own_directory()
+    if own is not None:
+        return [own]
+    places = []
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and _is_private(Path(runtime)):
-        places.insert(0, Path(runtime) / "xoscar-idle")
-    return places
+        places.append(Path(runtime) / "xoscar-idle")
+    temporary = ["/tmp"]
+    with contextlib.suppress(OSError):  # none can be written to
+        temporary.insert(0, tempfile.gettempdir())
+    places += [Path(place) / f"xoscar-idle-{os.geteuid()}" for place in temporary]
+    return list(dict.fromkeys(places))
 
 
 def directory() -> Path:
@@ -72,14 +97,37 @@ def directory() -> Path:
     Raises
     ------
     OSError
-        Somebody else could get at it there.
+        There is no such place; the message names each that was tried, and what is wrong with it.
     """
+    complaints = []
     for place in directories():
-        with contextlib.suppress(OSError):
-            place.mkdir(0o700)
-        if _is_private(place):
+        wrong = _wrong_with(place)
+        if wrong is None:
             return place
-    raise PermissionError(f"{place} is not a directory that belongs to this user alone")
+        complaints.append(f"{place} {wrong}")
+    remedy = "" if own_directory() else f"; {MONITOR} can name another directory"
+    raise OSError("; ".join(complaints) + remedy)
+
+
+def _wrong_with(place: Path) -> str | None:
+    """Why ``place``, which is made if need be, is none for a socket; None if it is one."""
+    if len(os.fsencode(_path(place))) > LONGEST_PATH:
+        return f"is too long: the path of a unix socket has {LONGEST_PATH} bytes at most"
+    try:
+        place.mkdir(0o700)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        return f"cannot be made: {error.strerror}"
+    if not _is_private(place):
+        return "is not a directory that belongs to this user alone, with mode 700"
+    if not os.access(place, os.W_OK | os.X_OK):
+        return "cannot be written to"
+    return None
+
+
+def _path(directory: Path) -> Path:
+    return directory / f"{os.getpid()}.sock"
 
 
 def _is_private(directory: Path) -> bool:
@@ -104,8 +152,9 @@ def offered() -> list[int]:
 
 def _sockets(directory: Path) -> Iterator[tuple[int, Path]]:
     for path in directory.glob("*.sock"):
-        if path.stem.isdecimal():
-            yield int(path.stem), path
+        pid = values.whole(path.stem)
+        if pid is not None:
+            yield pid, path
 
 
 def _sweep(directory: Path) -> None:
@@ -236,15 +285,17 @@ class Monitor:
 def _listen() -> tuple[socket.socket, Path]:
     place = directory()
     _sweep(place)
-    path = place / f"{os.getpid()}.sock"
+    path = _path(place)
     path.unlink(missing_ok=True)  # of a dead process that had our number
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.bind(str(path))
         path.chmod(0o600)
         sock.listen()
-    except BaseException:
+    except BaseException as error:
         sock.close()
+        if isinstance(error, OSError):
+            raise OSError(f"{path}: {error.strerror or error}") from None
         raise
     return sock, path
 

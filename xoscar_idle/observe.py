@@ -7,15 +7,21 @@ import re
 from collections.abc import Sequence
 
 from . import monitor
+from .config import IDLE_TIMEOUT
 from .snapshot import Snapshot, Unobservable, of_kernel
 
 Target = int | str
 """A process id, or the address of a pool."""
 
-NOBODY = (
-    "no process of this user offers a monitor: start it with XOSCAR_IDLE_MONITOR=1 beside "
-    "XOSCAR_IDLE_TIMEOUT, or name a PID or a POOL_ADDRESS"
-)
+
+def nobody() -> str:
+    """What to say where no process offers a monitor."""
+    place = monitor.own_directory()
+    where, value = ("", "1") if place is None else (f" in {place}", place)
+    return (
+        f"no process of this user offers a monitor{where}: start it with {monitor.MONITOR}={value} "
+        f"beside {IDLE_TIMEOUT}, or name a PID or a POOL_ADDRESS"
+    )
 
 
 def parse(text: str) -> Target:
@@ -40,7 +46,7 @@ async def look(targets: Sequence[Target]) -> tuple[list[Snapshot], list[str]]:
     """All processes of ``targets``, or else all that offer a monitor; and what is wrong."""
     if not targets:
         snapshots, _ = await _look(await asyncio.to_thread(monitor.offered))
-        return snapshots, [] if snapshots else [NOBODY]
+        return snapshots, [] if snapshots else [nobody()]
     return await _look(targets)
 
 
