@@ -78,6 +78,11 @@ def test_not_asked_for(environment: dict[str, str]) -> None:
     [
         ({"XOSCAR_CONNECT_TIMEOUT": "soon"}, "XOSCAR_CONNECT_TIMEOUT='soon' is ignored"),
         ({"XOSCAR_IDLE_TIMEUOT": "5"}, "XOSCAR_IDLE_TIMEUOT is no setting: is XOSCAR_IDLE_TIMEOUT"),
+        (
+            {"XOSCAR_IDLE_TIMEOUT_TCP": "5"},
+            "XOSCAR_IDLE_TIMEOUT_TCP is no setting: is XOSCAR_IDLE_TIMEOUT_SOCKET meant?",
+        ),
+        ({"xoscar_idle_timeout": "5"}, "xoscar_idle_timeout is no setting: is XOSCAR_IDLE_TIMEOUT"),
         ({"XOSCAR_IDLE_LOG": "loud"}, "XOSCAR_IDLE_LOG='loud' is ignored: it must be debug, info"),
         ({"XOSCAR_IDLE_MONITOR": "maybe"}, "XOSCAR_IDLE_MONITOR='maybe' is neither 1 nor 0"),
     ],

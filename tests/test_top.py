@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -333,10 +334,10 @@ def test_what_cannot_be_looked_at(command: list[str]) -> None:
     with listener(answers=True) as server, listener(answers=False) as mute:
         expected = {
             gone(): "there is no process ",
-            "99999999999999999999": "there is no process ",
+            "2147483647": "there is no process ",
             "127.0.0.1:1": "no pool answers at 127.0.0.1:1: ",
             "nowhere.invalid:9": "no pool answers at nowhere.invalid:9: ",
-            "nonsense://x": "no pool answers at nonsense://x: ",
+            "unixsocket:///x": "no pool answers at unixsocket:///x: ",
             server: f"no pool answers at {server}: ",
             mute: f"{mute} did not answer in 5 s",
         }
@@ -384,13 +385,54 @@ def test_nobody_offers_a_monitor(command: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["top", "x"], ["stats", "1:0"], ["top", "--interval", "0"], ["doctor", "1"]]
+    ("arguments", "says"),
+    [
+        (["top", "x"], "'x' is neither a process id nor an address"),
+        (["stats", "1:0"], "'1:0' is neither"),
+        (["stats", "1:٣٠"], "is neither"),
+        (["stats", "a b:1"], "'a b:1' is neither"),
+        (["stats", "٣٠"], "'٣٠' is no process id: those are 1 to 2147483647"),
+        (["stats", "0"], "'0' is no process id"),
+        (["stats", "2147483648"], "'2147483648' is no process id"),
+        (["stats", "9" * 5000], "999...999999' is no process id"),
+        (["stats", "http://10.0.0.5:9997"], "give HOST:PORT, not that of an HTTP server"),
+        (["stats", "dummy://0"], "is no address of a pool that can be asked"),
+        (["top", "--interval", "0"], "0.0 is not in the range"),
+        (["top", "--interval", "nan"], "nan is not a number of seconds"),
+        (["top", "--interval", "inf"], "inf is not a number of seconds"),
+    ],
 )
-def test_bad_usage(arguments: list[str]) -> None:
+def test_bad_usage(arguments: list[str], says: str) -> None:
     done = run(*arguments)
     assert done.returncode == 2
     assert "Error: " in done.stderr
+    assert says in done.stderr
     assert "Traceback" not in done.stderr
+    assert len(done.stderr) < 400
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("setpriv") is None, reason="root gives up a capability"
+)
+def test_root_without_the_capability_to_look() -> None:
+    """As in most containers: root, but not over processes of others."""
+    other = subprocess.Popen(["sleep", "600"], user=65534)
+    without = ["setpriv", "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace"]
+    try:
+        done = subprocess.run(
+            [*without, sys.executable, "-c", COMMAND, "stats", f"{other.pid}"],
+            capture_output=True,
+            text=True,
+            timeout=BOUND,
+            check=False,
+        )
+    finally:
+        other.kill()
+        other.wait()
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert re.match(rf"xoscar-idle: process {other.pid} of \S+ cannot be read: the cap", line), line
+    assert "CAP_SYS_PTRACE" in line
 
 
 def test_a_foreign_users_process() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
-from .config import IDLE_TIMEOUT, Settings
+from .config import IDLE_TIMEOUT, Settings, as_variable
+from .values import is_off
 
 if TYPE_CHECKING:
     from .observe import Target
@@ -31,6 +33,12 @@ def _parse_targets(
         raise click.BadParameter(str(error)) from None
 
 
+def _finite(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    if not math.isfinite(value):  # no comparison of a range refuses nan
+        raise click.BadParameter(f"{value} is not a number of seconds.")
+    return value
+
+
 _targets = click.argument(
     "targets", nargs=-1, metavar="[PID | POOL_ADDRESS]...", callback=_parse_targets
 )
@@ -40,8 +48,8 @@ _targets = click.argument(
 @click.option(
     "--idle-timeout",
     metavar="SECONDS",
-    help=f"Close a connection after this long without a request in flight [default: {IDLE_TIMEOUT}"
-    f" of the environment, else {Settings.idle_timeout:g}].",
+    help=f"Close a connection after this long without a request in flight; off: leave xoscar as it "
+    f"is [default: {IDLE_TIMEOUT} of the environment, else {Settings.idle_timeout:g}].",
 )
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(idle_timeout: str | None, command: tuple[str, ...]) -> None:
@@ -51,13 +59,17 @@ def run(idle_timeout: str | None, command: tuple[str, ...]) -> None:
 
     Example: xoscar-idle run --idle-timeout 20 -- python serve.py --port 9000
     """
-    if idle_timeout is not None:
+    chosen = os.environ.get(IDLE_TIMEOUT, "") if idle_timeout is None else idle_timeout
+    if is_off(chosen):
+        os.environ[IDLE_TIMEOUT] = chosen
+        click.echo(f"xoscar-idle: runs without idle closing: {IDLE_TIMEOUT} is off", err=True)
+    elif idle_timeout is not None:
         try:
-            os.environ[IDLE_TIMEOUT] = f"{Settings(idle_timeout=idle_timeout).idle_timeout:g}"  # type: ignore[arg-type]
+            os.environ[IDLE_TIMEOUT] = as_variable("idle_timeout", idle_timeout) or ""
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--idle-timeout") from None
-    else:
-        os.environ.setdefault(IDLE_TIMEOUT, f"{Settings.idle_timeout:g}")
+    elif not chosen.strip():
+        os.environ[IDLE_TIMEOUT] = f"{Settings.idle_timeout:g}"
     try:
         os.execvp(command[0], command)
     except OSError as error:
@@ -107,6 +119,7 @@ def doctor(as_json: bool) -> None:
     type=click.FloatRange(min=0.1),
     default=2.0,
     show_default=True,
+    callback=_finite,
     help="Seconds between two looks.",
 )
 @click.option("--once", is_flag=True, help="Print one table and end.")

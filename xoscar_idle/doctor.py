@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import importlib.metadata
 import importlib.util
 import json
@@ -29,6 +28,7 @@ import click
 import psutil
 
 from . import __version__, activation, config, logs, monitor
+from .spelling import meant
 
 PTH = "xoscar_idle.pth"
 PTH_LINE = (
@@ -231,11 +231,11 @@ def _misspelt() -> Iterator[Check]:
     known = [config.variable(each.name) for each in dataclasses.fields(config.Settings)]
     known += [monitor.MONITOR, logs.LOG]
     for name in os.environ:
-        if not name.startswith("XOSCAR_") or name in known:
+        if not name.upper().startswith("XOSCAR_") or name in known:
             continue
-        alike = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
-        if alike or name.startswith("XOSCAR_IDLE_"):
-            hint = f": is {alike[0]} meant?" if alike else ""
+        likely = meant(name, known)
+        if likely or name.startswith("XOSCAR_IDLE_"):
+            hint = f": is {likely} meant?" if likely else ""
             yield Check("setting", PROBLEM, f"{name} is no setting{hint}")
 
 

@@ -6,9 +6,12 @@ import asyncio
 import re
 from collections.abc import Sequence
 
-from . import monitor
+from . import monitor, values
 from .config import IDLE_TIMEOUT
 from .snapshot import Snapshot, Unobservable, of_kernel
+
+SCHEMES = ("unixsocket", "ucx", "nixl")
+"""Those of xoscar's transports that lead out of a process; TCP has none."""
 
 Target = int | str
 """A process id, or the address of a pool."""
@@ -33,13 +36,22 @@ def parse(text: str) -> Target:
         It is neither a process id nor an address.
     """
     if text.isdecimal():
-        return int(text)
-    if re.fullmatch(r"[a-z]+://\S+", text):
-        return text
+        pid = values.whole(text)
+        if not pid:
+            raise ValueError(f"{values.shown(text)} is no process id: those are 1 to {2**31 - 1}")
+        return pid
+    scheme = re.match(r"([^:/]*)://", text)
+    if scheme and scheme[1] not in SCHEMES:
+        raise ValueError(
+            f"{values.shown(text)} is no address of a pool that can be asked: give HOST:PORT, "
+            f"not that of an HTTP server, or one that begins with {'://, '.join(SCHEMES)}://"
+        )
     host, _, port = text.rpartition(":")
-    if host and port.isdecimal() and 0 < int(port) < 65536:
+    if re.search(r"\s", text) is None and (scheme or (host and values.whole(port, 65535))):
         return text
-    raise ValueError(f"{text!r} is neither a process id nor an address like 10.0.0.5:9999")
+    raise ValueError(
+        f"{values.shown(text)} is neither a process id nor an address like 10.0.0.5:9999"
+    )
 
 
 async def look(targets: Sequence[Target]) -> tuple[list[Snapshot], list[str]]:

@@ -104,9 +104,24 @@ def of_kernel(pid: int, note: str) -> Snapshot:
     except (psutil.NoSuchProcess, OverflowError):
         raise Unobservable(f"there is no process {pid}") from None
     except (psutil.AccessDenied, PermissionError):
-        raise Unobservable(
-            f"process {pid} belongs to {_owner(pid)}: run this as that user, or as root"
-        ) from None
+        raise Unobservable(_denied(pid)) from None
+
+
+def _denied(pid: int) -> str:
+    try:
+        owner, uid = psutil.Process(pid).username(), _uid(pid)
+    except psutil.Error:
+        owner, uid = "another user", None
+    if sys.platform == "linux" and os.geteuid() in (0, uid):
+        return (
+            f"process {pid} of {owner} cannot be read: the capability CAP_SYS_PTRACE is missing, "
+            "as in most containers; add it, or name the address of the process's pool instead"
+        )
+    return f"process {pid} belongs to {owner}: run this as that user, or as root"
+
+
+def _uid(pid: int) -> int | None:
+    return None if sys.platform == "win32" else psutil.Process(pid).uids().effective
 
 
 def _descriptors(process: psutil.Process) -> int:
@@ -135,10 +150,3 @@ def _inet_connections(process: psutil.Process) -> list[Any]:
     if hasattr(process, "net_connections"):
         return list(process.net_connections("inet"))
     return list(process.connections("inet"))  # psutil before 6.0
-
-
-def _owner(pid: int) -> str:
-    try:
-        return psutil.Process(pid).username()
-    except psutil.Error:
-        return "another user"
