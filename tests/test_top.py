@@ -73,20 +73,20 @@ class Terminal:
         self.output = ""
         self._stream = pyte.Stream(self.screen)
         self._lock = threading.Lock()
-        self._ours, theirs = os.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 40, columns, 0, 0))
+        self._ours, self._theirs = os.openpty()
+        self.mode = termios.tcgetattr(self._theirs)
+        fcntl.ioctl(self._theirs, termios.TIOCSWINSZ, struct.pack("4H", 40, columns, 0, 0))
         # Ctrl-C goes to those whose controlling terminal it is.
         control = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
         environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
         self.process = subprocess.Popen(
             [sys.executable, "-c", control + prelude + COMMAND, *arguments],
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
+            stdin=self._theirs,
+            stdout=self._theirs,
+            stderr=self._theirs,
             env={**environment, "TERM": "xterm-256color"},
             start_new_session=True,
         )
-        os.close(theirs)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -110,14 +110,28 @@ class Terminal:
             assert self.process.poll() is None, "\n".join(self.lines())
             time.sleep(0.02)
 
+    def type(self, keys: bytes) -> None:
+        os.write(self._ours, keys)
+
     def press(self, key: bytes) -> int:
         """Press it; the exit status."""
-        os.write(self._ours, key)
+        self.type(key)
         return self.process.wait(BOUND)
+
+    def takes_single_keys(self) -> bool:
+        local: int = termios.tcgetattr(self._theirs)[3]
+        return not local & termios.ICANON
+
+    def is_as_before(self) -> bool:
+        return termios.tcgetattr(self._theirs) == self.mode
+
+    def be_taken_by_a_shell(self) -> None:
+        termios.tcsetattr(self._theirs, termios.TCSANOW, self.mode)
 
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
+        os.close(self._theirs)
         self._reader.join(BOUND)
         os.close(self._ours)
 
@@ -193,6 +207,102 @@ def test_connections_appear_fall_idle_and_go(
     # Nothing of it stays behind in the pool.
     process = psutil.Process(hosted.pid)
     assert not [c for c in process.net_connections("tcp4") if c.status == "ESTABLISHED"]
+
+
+@contextlib.contextmanager
+def many_connections(n: int) -> Iterator[None]:
+    """``n`` connections of this process to itself, of which the kernel shows both ends."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=n))
+        for _ in range(n):
+            stack.enter_context(socket.create_connection(server.getsockname()))
+            stack.enter_context(server.accept()[0])
+        yield
+
+
+@pytest.mark.parametrize("prelude", ["", WITHOUT_RICH], ids=["rich", "plain"])
+def test_keys_lead_to_what_does_not_fit(prelude: str) -> None:
+    """The interval is so long that nothing but a key draws."""
+    with (
+        many_connections(60),
+        terminal(100, "top", "--interval", "1000", f"{os.getpid()}", prelude=prelude) as shown,
+    ):
+        shown.wait_for("1 process, 120 connections", "rows 1 to 32 of 121: arrows, PgUp, PgDn, j")
+        for keys, rows in (
+            (b"j", "rows 2 to 33 of 121"),
+            (b"\x1b[B", "rows 3 to 34 of 121"),
+            (b"\x1b[6~", "rows 35 to 66 of 121"),
+            (b"k", "rows 34 to 65 of 121"),
+            (b"\x1bOAx?", "rows 33 to 64 of 121"),
+            (b"G", "rows 90 to 121 of 121"),
+            (b"jj", "rows 90 to 121 of 121"),
+            (b"k", "rows 89 to 120 of 121"),
+            (b"\x1b[5~", "rows 57 to 88 of 121"),
+            (b"g", "rows 1 to 32 of 121"),
+            (b"k", "rows 1 to 32 of 121"),
+            (b"kj", "rows 2 to 33 of 121"),
+        ):
+            shown.type(keys)
+            shown.wait_for(rows)
+        assert shown.press(b"q") == 0
+        assert shown.is_as_before()
+    assert "Traceback" not in shown.output
+
+
+FAILS = """
+import xoscar_idle.top
+found = xoscar_idle.top.look
+async def look(targets):
+    xoscar_idle.top.look = fails
+    return await found(targets)
+async def fails(targets):
+    raise RuntimeError("all at once")
+xoscar_idle.top.look = look
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "prelude"),
+    [
+        (signal.SIGTERM, 128 + signal.SIGTERM, ""),
+        (signal.SIGHUP, 128 + signal.SIGHUP, WITHOUT_RICH),
+        (signal.SIGINT, 0, WITHOUT_RICH),
+        (None, 1, FAILS),
+        (None, 1, WITHOUT_RICH + FAILS),
+    ],
+)
+def test_the_terminal_is_restored(end: signal.Signals | None, status: int, prelude: str) -> None:
+    interval = "1000" if end else "2"
+    with terminal(80, "top", "--interval", interval, f"{os.getpid()}", prelude=prelude) as shown:
+        shown.wait_for("1 process,")
+        assert shown.takes_single_keys()
+        if end is not None:
+            shown.process.send_signal(end)
+        assert shown.process.wait(BOUND) == status
+        assert shown.is_as_before()
+
+
+def test_keys_after_a_stop() -> None:
+    """A shell has had the terminal, and left it in its own mode."""
+    with terminal(80, "top", "--interval", "1000", f"{os.getpid()}") as shown:
+        shown.wait_for("1 process,")
+        shown.process.send_signal(signal.SIGSTOP)
+        shown.be_taken_by_a_shell()
+        shown.process.send_signal(signal.SIGCONT)
+        deadline = time.monotonic() + BOUND
+        while not shown.takes_single_keys():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert shown.press(b"q") == 0
+        assert shown.is_as_before()
+
+
+def test_stdin_that_is_no_terminal_is_left_alone() -> None:
+    inner = f"{sys.executable} -c {COMMAND!r} top --interval 0.1 {os.getpid()} < /dev/null"
+    prelude = f"import os; os.execvp('sh', ['sh', '-c', {inner!r}]); "
+    with many_connections(60), terminal(100, prelude=prelude) as shown:
+        shown.wait_for("rows 1 to 32 of 121$")
+        assert not shown.takes_single_keys()
 
 
 def test_ctrl_c_while_nobody_answers() -> None:
@@ -479,9 +589,65 @@ def test_a_page_keeps_to_its_width_and_height() -> None:
         text = tables.page(shown, ["a complaint"], 24, "12:00:00").plain(columns)
         lines = text.splitlines()
         assert max(map(len, lines)) <= columns
+        assert len(lines) == 24
+        assert any("198.51.100.100:60000" in line for line in lines)
+        assert lines[-1] == "rows 1 to 15 of 102"
+
+
+def test_every_row_is_reached() -> None:
+    shown = [
+        Snapshot(pid, connections=[{**CONNECTION, "route": f"10.0.0.{pid}:5"}], note="n" * pid)
+        for pid in range(1, 101)
+    ]
+    found: set[str] = set()
+    for first in range(300):
+        page = tables.page(shown, [], 24, "12:00:00", first)
+        lines = page.plain(80).splitlines()
         assert len(lines) <= 24
-        assert columns < 80 or any("198.51.100.100:60000" in line for line in lines)
-        assert any(re.fullmatch(r"\d+ more connections do not fit here", line) for line in lines)
+        assert page.first == min(first, 200 - page.room)
+        found |= {word for each in lines for word in each.split()}
+    assert {f"10.0.0.{pid}:5" for pid in range(1, 101)} <= found
+    assert tables.page(shown, [], 1000, "", 7).first == 0, "all fit"
+
+
+LONGEST = "255.255.255.255:65535"
+COUNTS = ("open", "active", "idle", "connecting", "requests_in_flight", "opened")
+BUSY: dict[str, Any] = {**dict.fromkeys(COUNTS, 12345), "closed": {"idle": 1234567}}
+
+
+@pytest.mark.parametrize("columns", [80, 100, 150])
+def test_addresses_are_shown_whole(columns: int) -> None:
+    """They are all that tells processes apart."""
+    connections = [
+        {**CONNECTION, "route": LONGEST, "in_flight": 1000, "calls": 1234567, "age": 3720.0},
+        {**CONNECTION, "route": "unixsocket:///2641362944", "address": "127.0.0.1:41235"},
+        {**CONNECTION, "route": "10.0.0.9:80", "address": LONGEST, "idle": 3720.0},
+    ]
+    shown = [
+        Snapshot(
+            7_654_321,
+            "/usr/bin/python -m serve --port 9",
+            LONGEST,
+            1048576,
+            1048576,
+            BUSY,
+            connections,
+        )
+    ]
+    lines = tables.page(shown).plain(columns).splitlines()
+    assert max(map(len, lines)) <= columns
+    assert len([each for each in lines if LONGEST in each]) == 3, lines
+    assert any("127.0.0.1:41235 via unix" in each for each in lines)
+    assert all("FDS" in each for each in lines if " PROCESS " in each)
+
+
+def test_an_address_that_is_too_long_keeps_its_port() -> None:
+    address = "[2001:db8:1111:2222:3333:4444:5555:6666]:41235"
+    shown = [Snapshot(1, "python", address, 1, 1024, BUSY)]
+    (_, _, _, row) = tables.page(shown).plain(60).splitlines()
+    assert "[2001:db8" in row
+    assert "…" in row
+    assert "6666]:41235" in row
 
 
 @pytest.mark.parametrize(

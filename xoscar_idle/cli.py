@@ -124,7 +124,9 @@ def doctor(as_json: bool) -> None:
 )
 @click.option("--once", is_flag=True, help="Print one table and end.")
 def top(targets: tuple[Target, ...], interval: float, once: bool) -> None:
-    """Show processes and their connections, live; Ctrl-C ends it.
+    """Show processes and their connections, live; q or Ctrl-C ends it.
+
+    Arrows, PgUp, PgDn, j and k scroll where not all rows fit on the terminal.
 
     \b
     PID           A process of this machine. Started with XOSCAR_IDLE_MONITOR=1 it
@@ -144,10 +146,12 @@ def top(targets: tuple[Target, ...], interval: float, once: bool) -> None:
       STATE               active, idle, or retired: takes no new calls
       CALLS, AGE, IDLE    requests so far; since opened; since last used
 
+    Columns for which a narrow terminal has no room are left out.
+
     These are the connections that a process opened, not those that it accepted. The table is in
     colour where rich is installed: pip install 'xoscar-idle[top]'.
 
-    Exit status: 0, also after Ctrl-C; 1 if a PID or POOL_ADDRESS cannot be looked at.
+    Exit status: 0, also after q and Ctrl-C; 1 if a PID or POOL_ADDRESS cannot be looked at.
 
     Example: xoscar-idle top 127.0.0.1:9999
     """

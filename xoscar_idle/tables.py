@@ -16,33 +16,56 @@ ORDER = ("active", "idle", "retired", "closing")
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under headers. Column 1 is text, and takes what room is left; so is 2 where
-    ``text`` says so. All others are numbers."""
+    """Rows of cells under headers.
+
+    Column 1 is text, and takes what room is left; so is 2 where ``text`` says so. All others are
+    numbers. Where column 1 has no room for ``needed`` characters, the columns in ``spare`` are left
+    out, the first of them first.
+    """
 
     headers: Sequence[str]
     rows: Sequence[Sequence[str]]
     text: Sequence[int] = (1,)
+    needed: int = 8
+    spare: Sequence[int] = ()
 
     def plain(self, width: int) -> list[str]:
         """Its lines, none of them longer than ``width``."""
         cells = [self.headers, *self.rows]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        widths[1] = max(8, min(widths[1], widths[1] + width - sum(widths) - _gaps(widths)))
-        return [self._line(row, widths)[:width].rstrip() for row in cells]
+        needed, shown = min(widths[1], self.needed), list(range(len(widths)))
+        for each in self.spare:
+            if _room(widths, shown, width) >= needed:
+                break
+            shown.remove(each)
+        widths[1] = max(8, min(widths[1], _room(widths, shown, width)))
+        return [self._line(row, widths, shown)[:width].rstrip() for row in cells]
 
-    def _line(self, row: Sequence[str], widths: list[int]) -> str:
+    def _line(self, row: Sequence[str], widths: list[int], shown: list[int]) -> str:
         return GAP.join(
-            _clipped(cell, width).ljust(width) if i in self.text else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            _clipped(row[i], widths[i]).ljust(widths[i])
+            if i in self.text
+            else row[i].rjust(widths[i])
+            for i in shown
         )
 
 
-def _gaps(widths: list[int]) -> int:
-    return len(GAP) * (len(widths) - 1)
+def _room(widths: list[int], shown: list[int], width: int) -> int:
+    """What is left for column 1."""
+    return width - sum(len(GAP) + widths[i] for i in shown if i != 1)
 
 
 def _clipped(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
+    """As much as there is room for; an address at the beginning keeps its end, the port."""
+    if len(text) <= width:
+        return text
+    address = text.partition(" ")[0]
+    if len(address) == width:
+        return address
+    if len(address) < width or ":" not in address:
+        return text[: width - 1] + "…"
+    end = (width - 1) * 2 // 3
+    return f"{address[: width - 1 - end]}…{address[-end:]}"
 
 
 @dataclass(frozen=True)
@@ -52,6 +75,10 @@ class Page:
     title: str
     tables: list[Table]
     notes: list[str]
+    first: int = 0
+    """The row of all tables together with which it begins."""
+    room: int = 0
+    """How many rows there is room for."""
 
     def plain(self, width: int) -> str:
         """As text."""
@@ -66,36 +93,67 @@ def page(
     complaints: Sequence[str] = (),
     height: int | None = None,
     when: str = "",
+    first: int = 0,
+    keys: str = "",
 ) -> Page:
-    """What there is to show; as many connections as fit on ``height`` lines."""
+    """What there is to show: as many rows, from ``first`` on, as fit on ``height`` lines.
+
+    ``keys`` says how to see the others.
+    """
     states = [_state(each) for one in snapshots for each in one.connections]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     title = f"{when}  {_number(len(snapshots), 'process', 'processes')}, ".lstrip() + (
         f"{_number(len(states), 'connection')}: {counts}" if states else "no connections"
     )
     notes = [f"{_name(each)}: {each.note}" for each in snapshots if each.note] + list(complaints)
-    tables = [_processes(snapshots)] if snapshots else []
-    if states:
-        rows = [row for one in snapshots for row in _connection_rows(one)]
-        if height is not None:
-            # Title, two headers, the blank lines, and the one that says what is missing.
-            room = max(1, height - len(snapshots) - len(notes) - 7)
-            if len(rows) > room:
-                notes.append(f"{len(rows) - room} more connections do not fit here")
-                rows = rows[:room]
-        tables.append(
-            Table(
-                ("PID", "CONNECTION TO", "STATE", "REQS", "CALLS", "AGE", "IDLE", "FD"),
-                rows,
-                text=(1, 2),
-            )
-        )
-    return Page(title, tables, notes)
+    processes = [_process_row(each) for each in snapshots]
+    connections = [row for one in snapshots for row in _connection_rows(one)]
+    total = room = len(processes) + len(connections)
+    if height is not None:
+        notes = _some(notes, max(1, height // 3))
+        # Title and, of each table that there is, a blank line and the headers.
+        room = height - 1 - 2 * (bool(processes) + bool(connections)) - bool(notes) - len(notes)
+        if total > room:
+            room = max(1, room - 1 - (not notes))
+            first = max(0, min(first, total - room))
+            notes.append(f"rows {first + 1} to {min(first + room, total)} of {total}{keys}")
+    if total <= room:
+        first = 0
+    shown = slice(first, first + room)
+    processes, connections = (
+        processes[shown],
+        connections[max(0, first - len(processes)) : max(0, first + room - len(processes))],
+    )
+    tables = [_processes(processes, snapshots)] if processes else []
+    if connections:
+        tables.append(_connections(connections))
+    return Page(title, tables, notes, first, room)
 
 
-def _processes(snapshots: Sequence[Snapshot]) -> Table:
-    counts = ("OPEN", "ACTIVE", "IDLE", "CONN", "REQS", "OPENED", "CLOSED")
-    return Table(("PID", "PROCESS", *counts, "FDS"), [_process_row(each) for each in snapshots])
+def _some(notes: list[str], most: int) -> list[str]:
+    if len(notes) <= most:
+        return notes
+    rest = len(notes) - most + 1
+    return [*notes[: most - 1], f"{rest} more notes, which xoscar-idle stats tells"]
+
+
+def _processes(rows: Sequence[Sequence[str]], snapshots: Sequence[Snapshot]) -> Table:
+    return Table(
+        ("PID", "PROCESS", "OPEN", "ACTIVE", "IDLE", "CONN", "REQS", "OPENED", "CLOSED", "FDS"),
+        rows,
+        needed=max(len(each.address or "") for each in snapshots),
+        spare=(7, 8, 5, 6, 3, 4),
+    )
+
+
+def _connections(rows: Sequence[Sequence[str]]) -> Table:
+    return Table(
+        ("PID", "CONNECTION TO", "STATE", "REQS", "CALLS", "AGE", "IDLE", "FD"),
+        rows,
+        text=(1, 2),
+        needed=max(len(row[1].partition(" ")[0]) for row in rows),
+        spare=(7, 5, 4),
+    )
 
 
 def _process_row(one: Snapshot) -> list[str]:
@@ -114,12 +172,12 @@ def _process_row(one: Snapshot) -> list[str]:
 def _connection_rows(one: Snapshot) -> Iterator[list[str]]:
     def order(connection: dict[str, Any]) -> tuple[int, str]:
         state = _state(connection)
-        return ORDER.index(state) if state in ORDER else len(ORDER), connection["route"]
+        return ORDER.index(state) if state in ORDER else len(ORDER), _destination(connection)
 
     for each in sorted(one.connections, key=order):
         yield [
             _cell(one.pid),
-            each["route"],
+            _destination(each),
             _state(each),
             _cell(each.get("in_flight")),
             _cell(each.get("calls")),
@@ -127,6 +185,13 @@ def _connection_rows(one: Snapshot) -> Iterator[list[str]]:
             _duration(each.get("idle")),
             _cell(each.get("descriptor")),
         ]
+
+
+def _destination(connection: dict[str, Any]) -> str:
+    """Who is connected to; and over which route, where that is not the same."""
+    route: str = connection["route"]
+    address: str = connection.get("address") or route
+    return address if address == route else f"{address} via {route}"
 
 
 def _state(connection: dict[str, Any]) -> str:

@@ -15,11 +15,11 @@ from typing import Any
 
 import click
 
-from . import tables
+from . import keys, tables
 from .observe import Target, look
 from .snapshot import Snapshot
 
-Draw = Callable[[Sequence[Snapshot], Sequence[str]], None]
+KEYS = ": arrows, PgUp, PgDn, j and k scroll, q quits"
 
 STYLES = {
     r"\bactive\b": "green",
@@ -44,20 +44,64 @@ def stats(targets: Sequence[Target], as_json: bool) -> int:
     return _run(show())
 
 
+class View:
+    """What is seen of the processes: as much of it as fits on the terminal, from a row on."""
+
+    def __init__(self) -> None:
+        self.snapshots: Sequence[Snapshot] = ()
+        self.complaints: Sequence[str] = ()
+        self.has_keys = False
+        self._first = 0
+        self._room = 1
+
+    def whole(self) -> str:
+        """All of it, for what scrolls by itself."""
+        return tables.page(self.snapshots, self.complaints).plain(_terminal()[0])
+
+    def part(self) -> str:
+        """What fits, with the time: a page that stands still is seen to be alive."""
+        columns, lines = _terminal()
+        how = KEYS if self.has_keys else ""
+        now = time.strftime("%X")
+        page = tables.page(self.snapshots, self.complaints, lines, now, self._first, how)
+        self._first, self._room = page.first, page.room
+        return "\n".join(page.plain(columns).splitlines()[:lines])
+
+    def scroll(self, key: str) -> None:
+        """Begin at another row; :meth:`part` sees that there is one."""
+        if key == "home":
+            self._first = 0
+        elif key == "end":
+            self._first = sys.maxsize
+        else:
+            step = self._room if key.startswith("page") else 1
+            self._first = max(0, self._first + (-step if key.endswith("up") else step))
+
+
 def top(targets: Sequence[Target], interval: float, once: bool) -> int:
-    """Show ``targets``, until interrupted or once; the exit status."""
+    """Show ``targets``, until it is left or once; the exit status."""
+    view = View()
 
     async def show() -> int:
-        snapshots, complaints = await look(targets)
-        if once or (targets and complaints):
-            if snapshots and once:
-                click.echo(tables.page(snapshots).plain(_width()))
-            return _complain(complaints)
-        with _screen() as draw:
-            while True:
-                draw(snapshots, complaints)
-                await asyncio.sleep(interval)
-                snapshots, complaints = await look(targets)
+        view.snapshots, view.complaints = await look(targets)
+        if once or (targets and view.complaints):
+            if view.snapshots and once:
+                click.echo(view.whole())
+            return _complain(view.complaints)
+        with _screen(view) as draw:
+
+            def press(key: str) -> None:
+                if key == "quit":
+                    signal.raise_signal(signal.SIGINT)  # as Ctrl-C, which may be pressed, too
+                else:
+                    view.scroll(key)
+                    draw()
+
+            with keys.pressed(press) as view.has_keys:
+                while True:
+                    draw()
+                    await asyncio.sleep(interval)
+                    view.snapshots, view.complaints = await look(targets)
 
     return _run(show())
 
@@ -97,43 +141,36 @@ def _run(show: Coroutine[Any, Any, int]) -> int:
         return 0
 
 
-def _width() -> int:
-    return shutil.get_terminal_size().columns
-
-
-def _text(snapshots: Sequence[Snapshot], complaints: Sequence[str]) -> str:
-    """What fits on the terminal, with the time: a page that stands still is seen to be alive."""
-    columns, lines = shutil.get_terminal_size()
-    text = tables.page(snapshots, complaints, lines, time.strftime("%X")).plain(columns)
-    return "\n".join(text.splitlines()[:lines])
+def _terminal() -> tuple[int, int]:
+    return shutil.get_terminal_size()
 
 
 @contextlib.contextmanager
-def _screen() -> Iterator[Draw]:
+def _screen(view: View) -> Iterator[Callable[[], None]]:
     """How to draw: with rich, without it, or one page after the other into a pipe or a file."""
     if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
-        yield lambda *page: click.echo(f"{tables.page(*page).plain(_width())}\n")
+        yield lambda: click.echo(f"{view.whole()}\n")
         return
     try:
         from rich.live import Live
         from rich.text import Text
     except ImportError:
+
+        def redraw() -> None:
+            click.clear()
+            click.echo(view.part(), nl=False)
+
         try:
-            yield _redraw
+            yield redraw
         finally:
             click.echo()
         return
 
-    def draw(snapshots: Sequence[Snapshot], complaints: Sequence[str]) -> None:
-        text = Text(_text(snapshots, complaints), no_wrap=True)
+    def draw() -> None:
+        text = Text(view.part(), no_wrap=True)
         for pattern, style in STYLES.items():
             text.highlight_regex(pattern, style)
         live.update(text, refresh=True)
 
     with Live(screen=True, auto_refresh=False) as live:
         yield draw
-
-
-def _redraw(snapshots: Sequence[Snapshot], complaints: Sequence[str]) -> None:
-    click.clear()
-    click.echo(_text(snapshots, complaints), nl=False)
