@@ -43,7 +43,7 @@ def test_active_and_fine() -> None:
     status, output = examine(XOSCAR_IDLE_TIMEOUT="5", XOSCAR_MAX_CONNECTIONS="7")
     assert status == 0, output
     assert "idle_timeout=5.0, max_connections=7; all others by default" in output
-    assert output.endswith("\nActive.\n")
+    assert "\nActive in a new process of this Python.\nOne that runs already: " in output
 
 
 def test_json() -> None:
@@ -70,7 +70,10 @@ def test_not_asked_for(environment: dict[str, str]) -> None:
     assert (status, report["active"], report["asked_for"]) == (1, False, False)
     assert problems(report) == {}
     _, output = examine(**environment)
-    assert "Not active: XOSCAR_IDLE_TIMEOUT is not set, or off" in output
+    assert (
+        "Not active in a new process of this Python: XOSCAR_IDLE_TIMEOUT is not set, or off"
+        in output
+    )
 
 
 @pytest.mark.parametrize(
@@ -92,7 +95,7 @@ def test_bad_settings(environment: dict[str, str], says: str) -> None:
     assert status == 1
     assert says in output
     assert output.count(says) == 1
-    assert output.endswith("\nActive, 1 to be mended.\n")
+    assert "\nActive in a new process of this Python, 1 to be mended.\n" in output
 
 
 @pytest.mark.parametrize(
@@ -124,7 +127,7 @@ def test_unsupported_xoscar(tmp_path: Path) -> None:
     assert (status, report["active"], report["asked_for"]) == (1, False, True)
     assert "xoscar 9.9 was left as it is" in problems(report)["xoscar"]
     _, output = examine(XOSCAR_IDLE_TIMEOUT="5", PYTHONPATH=path)
-    assert "Not active: xoscar 9.9 was left as it is" in output
+    assert "Not active in a new process of this Python: xoscar 9.9 was left as it is" in output
 
 
 def test_xoscar_that_cannot_be_imported(tmp_path: Path) -> None:

@@ -641,6 +641,13 @@ def test_addresses_are_shown_whole(columns: int) -> None:
     assert all("FDS" in each for each in lines if " PROCESS " in each)
 
 
+def test_a_command_does_nothing_to_the_terminal() -> None:
+    shown = Snapshot(1, "python -c import x\n\n\x1b[2Jy()")
+    (_, _, _, row) = tables.page([shown]).plain(120).splitlines()
+    assert "python -c import x ?[2Jy()" in row
+    assert tables.details(shown).startswith("process 1: python -c import x ?[2Jy()\n")
+
+
 def test_an_address_that_is_too_long_keeps_its_port() -> None:
     address = "[2001:db8:1111:2222:3333:4444:5555:6666]:41235"
     shown = [Snapshot(1, "python", address, 1, 1024, BUSY)]

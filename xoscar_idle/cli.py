@@ -92,21 +92,36 @@ def demo(endpoints: int, seconds: float, idle_timeout: float) -> None:
 
 
 @main.command()
+@_targets
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with more details.")
-def doctor(as_json: bool) -> None:
-    """Tell whether idle closing is active in this environment, and why not.
+def doctor(targets: tuple[Target, ...], as_json: bool) -> None:
+    """Tell whether idle closing is active, and why not.
 
-    It starts a new process of the Python that xoscar-idle is installed for, with the environment
-    it is called in, and looks whether importing xoscar there activates. So call it as the program
-    is called: in its container, with its variables.
+    \b
+    (none)        In this environment. It starts a new process of the Python that
+                  xoscar-idle is installed for, with the environment it is called
+                  in, and looks whether importing xoscar there activates. So call
+                  it as the program is called: in its container, with its
+                  variables.
+    PID           In that process. It can be asked if it was started with
+                  XOSCAR_IDLE_MONITOR=1; of others you see what they were started
+                  with, no more.
+    POOL_ADDRESS  In each process of that pool.
 
     \b
     Exit status:
-      0  active, and nothing is wrong
+      0  active, and nothing is wrong; of processes that run: all are active
       1  not active, also when XOSCAR_IDLE_TIMEOUT is simply not set ("asked_for"
          in the JSON tells that apart); or something is to be mended: a bad or
-         misspelt setting, no .pth file, a xoscar that is not supported
+         misspelt setting, no .pth file, a xoscar that is not supported; of
+         processes that run: one is not active, or it is not known whether it is
+
+    Example: xoscar-idle doctor 127.0.0.1:9999
     """
+    if targets:
+        from .running import doctor as run_doctor_of
+
+        sys.exit(run_doctor_of(targets, as_json))
     from .doctor import doctor as run_doctor
 
     sys.exit(run_doctor(as_json))

@@ -39,6 +39,8 @@ PTH_LINE = (
 START_TIMEOUT = 60.0
 """Seconds that importing xoscar may take."""
 
+WHERE = "in a new process of this Python"
+
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 
 
@@ -72,9 +74,10 @@ def doctor(as_json: bool) -> int:
         click.echo(f"{each.level:7}  {each.name:17}  {each.text}")
     click.echo()
     if not told["active"]:
-        click.echo(f"Not active: {_why_not(told, problems)}.")
+        click.echo(f"Not active {WHERE}: {_why_not(told, problems)}.")
     else:
-        click.echo(f"Active, {len(problems)} to be mended." if problems else "Active.")
+        click.echo(f"Active {WHERE}{f', {len(problems)} to be mended' if problems else ''}.")
+    click.echo("One that runs already: xoscar-idle doctor PID, or the address of its pool.")
     return status
 
 
@@ -160,9 +163,9 @@ def _checks(told: dict[str, Any]) -> Iterator[Check]:
     for name, purpose in (("prometheus_client", "metrics"), ("rich", "colours in top")):
         yield _extra(name, purpose)
     if told["active"]:
-        yield Check("active", OK, "in a new process of this Python that imports xoscar")
+        yield Check("active", OK, f"{WHERE} that imports xoscar")
     elif config.wanted():
-        yield Check("active", PROBLEM, "not in a new process of this Python")
+        yield Check("active", PROBLEM, f"not {WHERE}")
     else:
         yield Check("active", NOTE, "no, and not asked for")
 

@@ -13,6 +13,9 @@ import psutil
 
 from . import activation, stats
 
+NOT_ACTIVE = "xoscar-idle is not active"
+"""How the note of a process begins that was asked and is not."""
+
 
 class Unobservable(Exception):
     """There is nothing to see; the message is one line for the user."""

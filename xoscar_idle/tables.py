@@ -163,7 +163,7 @@ def _process_row(one: Snapshot) -> list[str]:
         counts = [str(told[name]) for name in ("open", "active", "idle", "connecting")]
         counts += [str(told["requests_in_flight"]), str(told["opened"])]
         counts.append(str(sum(told["closed"].values())))
-    program, *arguments = one.command.split(" ")
+    program, *arguments = printable(one.command).split(" ")
     command = " ".join([PurePath(program).name, *arguments])
     name = f"{one.address or ''} {command}".strip()
     return [_cell(one.pid), name, *counts, _descriptors(one)]
@@ -201,10 +201,20 @@ def _state(connection: dict[str, Any]) -> str:
     return "active" if connection["references"] else "idle"
 
 
+def printable(text: str) -> str:
+    """``text`` on one line, without what would do something to a terminal."""
+    return "".join(each if each.isprintable() else "?" for each in " ".join(text.split()))
+
+
+def name_of(pid: int | None, address: str | None) -> str:
+    """What a process is called in a line about it."""
+    if pid is None:
+        return str(address)
+    return f"{pid}" if address is None else f"{pid} at {address}"
+
+
 def _name(one: Snapshot) -> str:
-    if one.pid is None:
-        return str(one.address)
-    return f"{one.pid}" if one.address is None else f"{one.pid} at {one.address}"
+    return name_of(one.pid, one.address)
 
 
 def _descriptors(one: Snapshot) -> str:
@@ -237,7 +247,7 @@ def _duration(seconds: float | None) -> str:
 
 def details(one: Snapshot) -> str:
     """Everything that ``stats`` says of a process."""
-    lines = [f"process {_name(one)}" + (f": {one.command}" if one.command else "")]
+    lines = [f"process {_name(one)}" + (f": {printable(one.command)}" if one.command else "")]
     told = one.statistics
     if told is not None:
         closed = ", ".join(f"{count} {reason}" for reason, count in told["closed"].items() if count)
