@@ -139,8 +139,12 @@ def test_what_cannot_be_off(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in SWITCHES if n != "max_connections"])
-@pytest.mark.parametrize("value", [1e-9, 5e-324, 0.0009])
-def test_a_time_too_short_for_a_timer(name: str, value: float) -> None:
+@pytest.mark.parametrize(
+    "value",
+    [1e-9, 5e-324, 0.0009, "1e-400", Decimal("1e-400"), Fraction(1, 10**400)],
+    ids=values.shown,
+)
+def test_a_time_too_short_for_a_timer(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"^{name} must be 0 or at least 0.001, got"):
         Settings().changed(**{name: value})
 

@@ -61,11 +61,19 @@ def _number(value: object) -> float:
     if isinstance(value, bool) or not is_number:
         raise ValueError("must be a number of seconds")
     try:
-        return float(value)  # type: ignore[arg-type]
+        number = float(value)  # type: ignore[arg-type]
     except OverflowError:
         return math.inf
     except Exception:  # text that is no number, a complex number, an array
         raise ValueError("must be a number of seconds") from None
+    # What is too small for a float is not 0, which has a meaning of its own.
+    return number or (math.ulp(0.0) if _is_above_zero(value) else 0.0)
+
+
+def _is_above_zero(value: object) -> bool:
+    if isinstance(value, str):
+        return re.search("[1-9]", value.lower().partition("e")[0]) is not None
+    return bool(value != 0)
 
 
 def is_off(value: object) -> bool:
@@ -164,7 +172,8 @@ def patterns(value: object) -> tuple[str, ...]:
 
 def _pattern(value: object) -> str:
     pattern = value.strip() if isinstance(value, str) else ""
-    if not _PATTERN.fullmatch(pattern):
+    letters = re.sub(r"\W", "", pattern)
+    if not (_PATTERN.fullmatch(pattern) and f"_{letters}".isidentifier()):
         raise ValueError(
             "must be names of methods or patterns of them, of letters, digits, _ and the "
             f"wildcards * ? [ ], with commas between; {shown(value)} is none"
