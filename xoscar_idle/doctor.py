@@ -27,7 +27,7 @@ from typing import Any
 import click
 import psutil
 
-from . import __version__, activation, config, logs, monitor
+from . import __version__, activation, config, logs, monitor, values
 from .spelling import meant
 
 PTH = "xoscar_idle.pth"
@@ -121,8 +121,10 @@ def report() -> None:
 
 def _start() -> dict[str, Any]:
     """Start the new process; what it reports."""
-    # Whether there could be a monitor is looked at here, and this one needs none.
-    environment = {key: value for key, value in os.environ.items() if key != monitor.MONITOR}
+    # What there is to say of these is said here, and the new process needs neither.
+    environment = {
+        key: value for key, value in os.environ.items() if key not in (monitor.MONITOR, logs.LOG)
+    }
     try:
         done = subprocess.run(
             [sys.executable, "-c", "from xoscar_idle.doctor import report; report()"],
@@ -208,7 +210,7 @@ def _pth() -> Check:
 def _asked_for() -> Check:
     raw = os.environ.get(config.IDLE_TIMEOUT)
     if config.wanted():
-        return Check("asked for", OK, f"{config.IDLE_TIMEOUT}={raw}")
+        return Check("asked for", OK, f"{config.IDLE_TIMEOUT}={values.shown(raw)}")
     return Check(
         "asked for", NOTE, f"{config.IDLE_TIMEOUT} is {'not set' if raw is None else 'off'}"
     )

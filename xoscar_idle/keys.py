@@ -51,6 +51,8 @@ def names(data: bytes) -> list[str]:
 def pressed(then: Callable[[str], None]) -> Iterator[bool]:
     """Call ``then``, on the running loop, with the name of each key that is pressed in the block.
 
+    After a stop of the process it is ``resume``.
+
     Yields whether there are keys: not where stdin is no terminal, or that of somebody else. The
     terminal is as it was after the block, whatever ends it.
     """
@@ -75,12 +77,16 @@ def pressed(then: Callable[[str], None]) -> Iterator[bool]:
             then(each)
 
     def listen() -> None:
-        # Also after a stop and "fg": a shell has had the terminal meanwhile.
         if _in_foreground(fd):
             _take_single_keys(fd)
             loop.add_reader(fd, read)
 
-    loop.add_signal_handler(signal.SIGCONT, listen)
+    def resume() -> None:
+        listen()
+        then("resume")
+
+    # After a stop and "fg": a shell has had the terminal meanwhile.
+    loop.add_signal_handler(signal.SIGCONT, resume)
     try:
         listen()
         yield True

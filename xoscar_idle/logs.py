@@ -71,6 +71,7 @@ def _shows(handler: logging.Handler, record: logging.LogRecord) -> bool:
     consoles = (sys.stderr, sys.stdout, sys.__stderr__, sys.__stdout__)
     return (
         isinstance(handler, logging.StreamHandler)
+        and handler.stream is not None
         and handler.stream in consoles
         and record.levelno >= handler.level
         and bool(handler.filter(record))

@@ -94,7 +94,8 @@ def top(targets: Sequence[Target], interval: float, once: bool) -> int:
                 if key == "quit":
                     signal.raise_signal(signal.SIGINT)  # as Ctrl-C, which may be pressed, too
                 else:
-                    view.scroll(key)
+                    if key != "resume":
+                        view.scroll(key)
                     draw()
 
             with keys.pressed(press) as view.has_keys:

@@ -25,6 +25,9 @@ MOST_CONNECTIONS = 2**31 - 1
 SHOWN = 40
 """Characters of a bad value that are told; it may be anything, and of any length."""
 
+LONGEST_PATTERN = 200
+"""Characters. No method has such a name."""
+
 _PATTERN = re.compile(r"(?!\d)(?:[\w*?]|\[!?[\w-]+\])+")
 
 
@@ -173,7 +176,8 @@ def patterns(value: object) -> tuple[str, ...]:
 def _pattern(value: object) -> str:
     pattern = value.strip() if isinstance(value, str) else ""
     letters = re.sub(r"\W", "", pattern)
-    if not (_PATTERN.fullmatch(pattern) and f"_{letters}".isidentifier()):
+    is_one = _PATTERN.fullmatch(pattern) and f"_{letters}".isidentifier()
+    if not is_one or len(pattern) > LONGEST_PATTERN:
         raise ValueError(
             "must be names of methods or patterns of them, of letters, digits, _ and the "
             f"wildcards * ? [ ], with commas between; {shown(value)} is none"
