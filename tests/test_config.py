@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xoscar_idle import config, values
@@ -243,6 +243,7 @@ COUNTS = st.one_of(
 METHODS = st.lists(st.from_regex(r"[a-z_][a-z0-9_*?]*", fullmatch=True))
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_child_parses_the_same_setting(data: Any) -> None:
     """What an argument means here, its variable means in a child."""

@@ -57,11 +57,7 @@ def seconds(value: object) -> float:
 
 
 def _number(value: object) -> float:
-    is_number = isinstance(value, numbers.Number) or hasattr(type(value), "__index__")
-    if isinstance(value, str):
-        # float() knows other digits than those of ASCII, and underscores, too.
-        is_number = value.isascii() and "_" not in value
-    if isinstance(value, bool) or not is_number:
+    if not _is_number(value):
         raise ValueError("must be a number of seconds")
     try:
         number = float(value)  # type: ignore[arg-type]
@@ -71,6 +67,18 @@ def _number(value: object) -> float:
         raise ValueError("must be a number of seconds") from None
     # What is too small for a float is not 0, which has a meaning of its own.
     return number or (math.ulp(0.0) if _is_above_zero(value) else 0.0)
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, str):
+        # float() knows other digits than those of ASCII, and underscores, too.
+        return value.isascii() and "_" not in value
+    is_number = isinstance(value, numbers.Number) or hasattr(type(value), "__index__")
+    return is_number and not _is_truth(value)
+
+
+def _is_truth(value: object) -> bool:
+    return type(value).__name__ in ("bool", "bool_")  # numpy's, which is no bool, too
 
 
 def _is_above_zero(value: object) -> bool:
@@ -145,7 +153,7 @@ def whole(value: object, most: int = MOST_CONNECTIONS) -> int | None:
             return None
         value = int(digits)
     try:
-        count = -1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+        count = -1 if _is_truth(value) else operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         return None
     return count if 0 <= count <= most else None
