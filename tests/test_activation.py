@@ -139,6 +139,46 @@ print(xoscar_idle.monitor.ask(os.getpid()))
     assert asked_later == "None"
 
 
+def test_children_get_what_is_set_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XOSCAR_KEEPALIVE_INTERVAL", "7")
+    before = dict(os.environ)
+    xoscar_idle.install(
+        idle_timeout=1 / 3,
+        keepalive_interval=None,
+        max_connections="AUTO",
+        connect_timeout="off",
+        call_timeout_except=["load", "launch_*"],
+    )
+    assert "XOSCAR_KEEPALIVE_INTERVAL" not in os.environ
+    given = {
+        name: os.environ[f"XOSCAR_{name}"]
+        for name in ("IDLE_TIMEOUT", "MAX_CONNECTIONS", "CONNECT_TIMEOUT", "CALL_TIMEOUT_EXCEPT")
+    }
+    assert given == {
+        "IDLE_TIMEOUT": "0.3333333333333333",
+        "MAX_CONNECTIONS": "auto",
+        "CONNECT_TIMEOUT": "0",
+        "CALL_TIMEOUT_EXCEPT": "load,launch_*",
+    }
+    assert config.Settings.from_environment() == config.current()
+    xoscar_idle.uninstall()
+    assert dict(os.environ) == before
+
+
+def test_lines_of_ours_are_shown_where_the_variable_asks_for_them() -> None:
+    program = "import xoscar, xoscar_idle; xoscar_idle.configure(idle_timeout=7)"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment(**{VARIABLE: "5", "XOSCAR_IDLE_LOG": "info"}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    first, second = done.stderr.splitlines()
+    assert "INFO active with Settings(idle_timeout=5" in first
+    assert "INFO reconfigured with Settings(idle_timeout=7" in second
+
+
 def python(program: str, **settings: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", program],

@@ -142,6 +142,23 @@ def test_what_outlives_the_block_is_without_its_deadline(in_virtual_time: Run) -
     in_virtual_time(test)
 
 
+def test_call_timeout_is_not_for_methods_that_are_excepted(in_virtual_time: Run) -> None:
+    async def test(caller: ActorCaller, network: Network) -> None:
+        config.use(config.Settings(call_timeout=5, call_timeout_except="launch_*, load"))
+        for method in ("launch_builtin_model", "load"):
+            reply = await caller.call(network, "a:1", sent := send(method), wait=False)
+            await asyncio.sleep(100)
+            next(c for c in network.opened if sent in c.sent).reply(sent, method)
+            assert (await reply).result == method
+        for method in ("loads", "relaunch_x", "Load"):
+            with pytest.raises(CallTimeout, match=rf"{method}\(\) .* in 5 s"):
+                await caller.call(network, "a:1", send(method))
+        with deadline(3), pytest.raises(CallTimeout, match="in 3 s"):
+            await caller.call(network, "a:1", send("load"))
+
+    in_virtual_time(test)
+
+
 @pytest.mark.integration
 async def test_a_deadline_that_would_not_hold_says_so(active: None) -> None:
     says = r"not active here: .*XOSCAR_IDLE_TIMEOUT.*required="

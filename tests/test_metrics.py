@@ -149,6 +149,7 @@ def test_a_registry_of_the_programs_own_works_in_any_process() -> None:
         "    assert any(line.startswith('xoscar_connections{') for line in lines), lines",
         "    return [line for line in lines if line.startswith('xoscar_idle_active')]",
         "print(*active())",
+        "import sys; assert 'xoscar' not in sys.modules",
         "import xoscar",
         "print(*active())",
         "import xoscar_idle",
@@ -159,6 +160,8 @@ def test_a_registry_of_the_programs_own_works_in_any_process() -> None:
     )
     off, on = "xoscar_idle_active 0.0", "xoscar_idle_active 1.0"
     assert run(*program) == ([off, off, on, off], "")
+    output, errors = run(*program, **ON)
+    assert (output, errors) == ([off, on, on, off], "")
 
 
 def test_a_forked_child_has_a_lock_of_its_own() -> None:

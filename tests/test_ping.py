@@ -74,7 +74,7 @@ ODD_ADDRESSES = [
 def test_a_bad_address_is_named(address: Any) -> None:
     with pytest.raises(ValueError, match=r"^address must .*, got") as caught:
         asyncio.run(xoscar_idle.ping(address))
-    assert repr(address)[:60] in str(caught.value)
+    assert repr(address)[:25] in str(caught.value)
     assert len(str(caught.value)) < 250
 
 

@@ -17,7 +17,7 @@ import uvloop
 import xoscar as xo
 
 import xoscar_idle
-from xoscar_idle import registry
+from xoscar_idle import deadlines, registry
 
 from .environments import Environment
 from .hosting import Worker, pools, sockets, worker
@@ -327,3 +327,54 @@ def test_install_after_pools_exist_and_uninstall(install: Any) -> None:
 
     with pools(5) as hosted:
         asyncio.run(main())
+
+
+def test_an_error_names_the_pool_and_not_its_unix_socket(install: Any) -> None:
+    install(idle_timeout=30)
+
+    async def main() -> None:
+        pool = await xo.create_actor_pool("127.0.0.1", n_process=1, auto_recover=False)
+        async with pool:
+            address = next(iter(pool.sub_processes))
+            actor = await xo.create_actor(Worker, address=address)
+            pid = await actor.pid()
+            unix = [c for c in xoscar_idle.connections() if c.transport == "unixsocket"]
+            assert {connection.address for connection in unix} == {address}
+            call = asyncio.ensure_future(actor.sleep(60))
+            while not xoscar_idle.statistics().requests_in_flight:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            os.kill(pid, signal.SIGKILL)
+            with pytest.raises(xo.errors.ServerClosed) as lost:
+                await call
+            with pytest.raises(ConnectionRefusedError) as refused:
+                await actor.pid()
+        for error in (lost, refused):
+            assert address in str(error.value)
+            assert "unixsocket" not in str(error.value)
+
+    asyncio.run(main())
+
+
+def test_a_pool_that_is_made_within_a_deadline_outlives_it(install: Any) -> None:
+    install(idle_timeout=30)
+
+    async def main() -> None:
+        with xoscar_idle.deadline(60):
+            pool = await xo.create_actor_pool("127.0.0.1", n_process=1, auto_recover="actor")
+            address = next(iter(pool.sub_processes))
+            actor = await xo.create_actor(Worker, uid="worker", address=address)
+            here = await xo.create_actor(Worker, uid="here", address=pool.external_address)
+            scope = deadlines._scope.get()
+            assert scope is not None
+        object.__setattr__(scope.limit, "at", 0.0)  # it passes
+        async with pool:
+            assert await here.visit([address], 1) == [1]
+            first = await actor.pid()
+            os.kill(first, signal.SIGKILL)
+            assert await eventually_here(lambda: pool.sub_processes[address].pid != first)
+            await asyncio.wait_for(
+                xo.wait_actor_pool_recovered(address, pool.external_address), BOUND
+            )
+            assert await (await worker(address)).pid() != first
+
+    asyncio.run(main())

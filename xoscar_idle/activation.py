@@ -252,15 +252,16 @@ def install(**changes: Any) -> Settings:
     with _lock:
         if is_active():
             return configure(**changes)
-        from . import metrics, monitor, server, stock
+        from . import logs, metrics, monitor, server, stock
 
+        logs.start()  # first: it is to show what the rest has to say
         given = Settings.given_in(os.environ)
         chosen = Settings(**given).changed(**changes)
         places = _places()
         _check(places)
         config.use(chosen, "environment", given)
         _put_in_force(chosen, changes)
-        _export({IDLE_TIMEOUT: f"{chosen.idle_timeout:g}"})
+        _export({IDLE_TIMEOUT: config.as_variable("idle_timeout", chosen.idle_timeout)})
         _export_changes(changes)
         try:
             for place in places:
@@ -311,9 +312,10 @@ def configure(**changes: Any) -> Settings:
 def uninstall() -> None:
     """Put everything back; our connections close as soon as nobody uses them."""
     with _lock:
-        from . import monitor
+        from . import logs, monitor
 
         monitor.stop()
+        logs.stop()
         if not is_active() and not _environment_before:
             return
         from . import cap, metrics, registry, server, stock
@@ -332,12 +334,9 @@ def uninstall() -> None:
                 caller.loop.call_soon_threadsafe(caller.retire, "stop")
         config.reset()
         cap.process.limit = 0
-        server.apply_settings()
+        server.forget()
         for name, value in _environment_before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+            _set_variable(name, value)
         _environment_before.clear()
 
 
@@ -349,7 +348,7 @@ def _put_in_force(chosen: Settings, given: Iterable[str]) -> None:
 
 
 def _export_changes(changes: dict[str, Any]) -> None:
-    _export({config.variable(name): str(value) for name, value in changes.items()})
+    _export({config.variable(name): config.as_variable(name, changes[name]) for name in changes})
 
 
 def _forked() -> None:
@@ -361,10 +360,17 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 
-def _export(variables: dict[str, str]) -> None:
-    """Set environment variables for child processes, until :func:`uninstall`."""
+def _export(variables: dict[str, str | None]) -> None:
+    """Set environment variables, None: to nothing, for child processes, until uninstall()."""
     for name, value in variables.items():
         _environment_before.setdefault(name, os.environ.get(name))
+        _set_variable(name, value)
+
+
+def _set_variable(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
         os.environ[name] = value
 
 

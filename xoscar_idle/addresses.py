@@ -6,6 +6,7 @@ from urllib.parse import urlparse
 
 from xoscar.backends.communication import get_client_type
 
+from .values import shown
 from .wire import transport
 
 MAX_PORT = 65535
@@ -24,15 +25,6 @@ def check(address: object) -> str:
     if problem := _problem(address):
         raise ValueError(f"address must {problem}, got {shown(address)}")
     return address
-
-
-def shown(value: object) -> str:
-    """``value`` as an error names it."""
-    try:
-        text = repr(value)
-    except Exception:  # so it is with whole numbers of thousands of digits
-        return f"a value of type {type(value).__name__} that cannot be shown"
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _problem(address: str) -> str | None:

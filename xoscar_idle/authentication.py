@@ -16,6 +16,11 @@ HUNG_UP = (EOFError, ConnectionResetError, BrokenPipeError, ChannelClosed)
 """What xoscar's channels raise when the other side has closed the connection."""
 
 
+def has_key() -> bool:
+    """Whether this process has a key."""
+    return bool(os.environ.get("XOSCAR_AUTH_KEY"))
+
+
 def explained(error: Exception) -> str:
     """Why there is no answer on a connection on which none has come before.
 
@@ -41,4 +46,4 @@ _RESET = ("Server may be closed", "Received empty bytes")  # what xoscar makes o
 def _here() -> str:
     if importlib.util.find_spec("xoscar.serialization._security") is None:
         return "the xoscar that is installed here knows none"
-    return "one is set here" if os.environ.get("XOSCAR_AUTH_KEY") else "none is set here"
+    return "one is set here" if has_key() else "none is set here"

@@ -18,8 +18,8 @@ from xoscar.backends.communication.errors import ChannelClosed
 from xoscar.backends.message import DeserializeMessageFailed
 from xoscar.errors import ServerClosed
 
+from . import authentication, stats, wire
 from . import router as routing
-from . import stats, wire
 from .cap import NO_SEAT
 from .idle import Lane
 from .periodic import spawn
@@ -36,6 +36,9 @@ monotonic: Clock = (
     else time.monotonic
 )
 
+
+KEY_SHOWS = 1.0
+"""Seconds in which a pool hangs up on a connection whose key is not its own."""
 
 NOWHERE: Lane[Any] = Lane(math.inf)
 """The lane of a connection that is in none: not yet, or no more."""
@@ -434,6 +437,8 @@ class CallerClient:
         except asyncio.CancelledError as error:
             self._end("loop", error)
         except EOFError as error:
+            if self._may_be_for_its_key():
+                error = EOFError(authentication.explained(error))
             self._end("peer", error)
         except Exception as error:
             # A reply that cannot be read leaves the rest of the stream unreadable, too.
@@ -441,6 +446,12 @@ class CallerClient:
         if self.state is not State.CLOSED:  # severed: its loop runs nothing more
             await wire.close(self.client)
             self.state = State.CLOSED
+
+    def _may_be_for_its_key(self) -> bool:
+        # One that does not fit shows at once, and before anything has arrived. Where none is set, a
+        # process that has just died is more likely, and not to be blamed on it.
+        young = self.now() - self.opened < KEY_SHOWS
+        return young and not self.arrivals and bool(self._requests) and authentication.has_key()
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         # A task that is cancelled before its first step, or while it closes, leaves this undone.

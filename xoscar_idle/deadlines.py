@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fnmatch
 import functools
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 
 from xoscar.backends.message import MessageType
 
-from . import config
+from . import config, values
 
 T = TypeVar("T")
 
@@ -95,11 +96,11 @@ def deadline(seconds: float, *, required: bool = True) -> Iterator[None]:
         xoscar is not extended in this process, so that no deadline would hold.
     """
     try:
-        seconds = config.seconds(seconds)
+        seconds = values.seconds(seconds)
         if not seconds:
             raise ValueError("must be above zero")
     except ValueError as error:
-        raise ValueError(f"deadline {error}, got {seconds!r}") from None
+        raise ValueError(f"deadline {error}, got {values.shown(seconds)}") from None
     from .activation import why_inactive
 
     if required and (why := why_inactive()):
@@ -130,12 +131,21 @@ def limit_of(message: Any) -> Limit | None:
         if not scope.ended and (earliest is None or scope.limit.at < earliest.at):
             earliest = scope.limit
         scope = scope.outer
-    default = config.current().call_timeout
+    chosen = config.current()
+    default = chosen.call_timeout
     if default and message.message_type in (MessageType.send, MessageType.tell):
         limit = Limit(_now() + default, default)
-        if earliest is None or limit.at < earliest.at:
+        if (earliest is None or limit.at < earliest.at) and not (
+            chosen.call_timeout_except
+            and _is_excepted(_method(message), chosen.call_timeout_except)
+        ):
             return limit
     return earliest
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_excepted(method: str | None, patterns: tuple[str, ...]) -> bool:
+    return method is not None and any(fnmatch.fnmatchcase(method, each) for each in patterns)
 
 
 def without(work: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., Coroutine[Any, Any, T]]:
@@ -155,15 +165,19 @@ def clear() -> None:
 
 
 def _describe(message: Any) -> str:
-    actor = getattr(message, "actor_ref", None)
-    content = getattr(message, "content", None)
-    # xoscar sends (method, kind of call, arguments, keyword arguments).
-    method = content[0] if isinstance(content, tuple) and content else None
-    if actor is not None and isinstance(method, str):
+    actor, method = getattr(message, "actor_ref", None), _method(message)
+    if actor is not None and method is not None:
         return f"{method}() of actor {_text(actor.uid)}"
     if actor is not None:
         return f"{message.message_type.name} of actor {_text(actor.uid)}"
     return f"{message.message_type.name}"
+
+
+def _method(message: Any) -> str | None:
+    content = getattr(message, "content", None)
+    # xoscar sends (method, kind of call, arguments, keyword arguments).
+    method = content[0] if isinstance(content, tuple) and content else None
+    return method if isinstance(method, str) else None
 
 
 def _text(uid: Any) -> str:

@@ -27,7 +27,7 @@ from typing import Any
 import click
 import psutil
 
-from . import __version__, activation, config, logs, monitor, values
+from . import __version__, activation, config, keepalive, logs, monitor, values
 from .spelling import meant
 
 PTH = "xoscar_idle.pth"
@@ -116,6 +116,7 @@ def report() -> None:
         told["failure"] = f"importing xoscar fails: {type(error).__name__}: {error}"
     told["settings"] = dataclasses.asdict(config.current())
     told["origins"] = config.origins()
+    told["keepalive"] = config.current().keepalive
     print(json.dumps(told))
 
 
@@ -161,7 +162,7 @@ def _checks(told: dict[str, Any]) -> Iterator[Check]:
     yield _log()
     yield _monitor()
     yield _descriptors()
-    yield _keepalive()
+    yield _keepalive(told.get("keepalive", config.Settings().keepalive))
     for name, purpose in (("prometheus_client", "metrics"), ("rich", "colours in top")):
         yield _extra(name, purpose)
     if told["active"]:
@@ -296,33 +297,20 @@ def _descriptors() -> Check:
     return Check("descriptors", OK, text, details)
 
 
-def _keepalive() -> Check:
-    """Which of the options that keepalive needs this kernel has, tried on a socket."""
-    if hasattr(socket, "SIO_KEEPALIVE_VALS"):
-        return Check("keepalive", OK, "SIO_KEEPALIVE_VALS")
-    options = {"SO_KEEPALIVE": _accepts(socket.SOL_SOCKET, "SO_KEEPALIVE", 1)}
-    for name, value in (
-        ("TCP_KEEPIDLE", 10),
-        ("TCP_KEEPALIVE", 10),  # macOS
-        ("TCP_KEEPINTVL", 10),
-        ("TCP_KEEPCNT", 3),
-    ):
-        if hasattr(socket, name):
-            options[name] = _accepts(socket.IPPROTO_TCP, name, value)
-    refused = [name for name, accepted in options.items() if not accepted]
-    if refused:
-        text = f"the kernel refuses {', '.join(refused)}: quiet connections are not kept alive"
-        return Check("keepalive", NOTE, text, options)
-    return Check("keepalive", OK, ", ".join(options), options)
-
-
-def _accepts(level: int, name: str, value: int) -> bool:
+def _keepalive(interval: float) -> Check:
+    """Which of the options that the interval in force needs this kernel takes, on a socket."""
+    if not interval:
+        return Check("keepalive", OK, "as xoscar has it")
+    wanted = keepalive.options(interval)
     with socket.socket() as sock:
-        try:
-            sock.setsockopt(level, getattr(socket, name), value)
-        except OSError:
-            return False
-        return True
+        refused = keepalive.refused(sock, wanted)
+    names = [option.name for option, _ in refused]
+    details = {option.name: option.name not in names for option in wanted}
+    if refused:
+        told = ", ".join(f"{option} ({error})" for option, error in refused)
+        text = f"the kernel refuses {told}: quiet connections are not kept alive as set"
+        return Check("keepalive", PROBLEM, text, details)
+    return Check("keepalive", OK, ", ".join(map(str, wanted)), details)
 
 
 def _extra(name: str, purpose: str) -> Check:

@@ -49,17 +49,10 @@ class Metric:
 _transports = {"socket"}  # those that have been seen: series that come and go leave gaps
 
 
-def _callers() -> list[ActorCaller]:
-    """Everything that may have connections; nothing is imported in order to find none."""
-    registry = sys.modules.get("xoscar_idle.registry")
-    everywhere = getattr(registry, "everywhere", None)  # it may be half imported
-    return [] if everywhere is None else list(everywhere())
-
-
 def _connections(_: stats.Statistics) -> Samples:
     found: Counter[tuple[str, str]] = Counter()
     # Not stats.connections(), which finds out much more of each than is needed here.
-    for caller in _callers():
+    for caller in stats.callers():
         from . import wire  # it imports xoscar, which is there if a caller is
 
         for client in caller.connections():
@@ -77,10 +70,8 @@ def _connections(_: stats.Statistics) -> Samples:
     ]
 
 
-def _active(_: stats.Statistics) -> Samples:
-    from .activation import is_active
-
-    return [({}, int(is_active()))]
+def _active(now: stats.Statistics) -> Samples:
+    return [({}, int(now.in_force))]
 
 
 def _closed(now: stats.Statistics) -> Samples:
@@ -270,7 +261,6 @@ if hasattr(os, "register_at_fork"):
 
 def arm() -> None:
     """Register with the libraries that the program has imported, and with others once it does."""
-    # Importing this activates if the environment asks for it; arm() is called when that is done.
     from .import_hook import ImportHook
 
     for name in _LIBRARIES:

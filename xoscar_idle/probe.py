@@ -13,10 +13,11 @@ from xoscar.backends.context import create_actor_ref
 from xoscar.backends.message import HasActorMessage, new_message_id
 from xoscar.backends.router import Router
 
-from . import addresses, authentication, config, wire
+from . import addresses, authentication, config, values, wire
 from . import router as routing
 from .client import CallerClient, Reply, State
 from .deadlines import clear as clear_deadline
+from .periodic import spawn
 
 logger = logging.getLogger("xoscar_idle")
 
@@ -49,13 +50,11 @@ async def ping(address: str, timeout: float = 5.0) -> float:
         Nobody listens there, the connection was closed, or what answers is no pool.
     """
     try:
-        limit = config.seconds(timeout)
+        limit = values.seconds(timeout)
         if not limit:
             raise ValueError("must be above zero")
-    except OverflowError:
-        raise ValueError(f"timeout is too large a number, got {addresses.shown(timeout)}") from None
     except ValueError as error:
-        raise ValueError(f"timeout {error}, got {addresses.shown(timeout)}") from None
+        raise ValueError(f"timeout {error}, got {values.shown(timeout)}") from None
     if not isinstance(address, str):
         addresses.check(address)
     router = Router.get_instance_or_empty()
@@ -63,7 +62,7 @@ async def ping(address: str, timeout: float = 5.0) -> float:
     loop = asyncio.get_running_loop()
     started = loop.time()
     # In a task of its own, where the caller's deadline can be cleared.
-    asking = loop.create_task(_ask(router, route))
+    asking = spawn(loop, _ask(router, route))
     try:
         await asyncio.wait_for(asking, limit)
     except asyncio.TimeoutError:
@@ -73,6 +72,11 @@ async def ping(address: str, timeout: float = 5.0) -> float:
 
 async def _ask(router: Any, route: str) -> None:
     clear_deadline()
+    with routing.loose(route):
+        await _ask_there(router, route)
+
+
+async def _ask_there(router: Any, route: str) -> None:
     try:
         connection = await routing.connect(router, route)
     except Exception as error:
@@ -130,7 +134,7 @@ class Prober:
                 since = now
             self._silent[client] = client.arrivals, asked[0], since
             if now - since >= interval and client not in self._probes:
-                task = client.loop.create_task(self._probe(client, asked))
+                task = spawn(client.loop, self._probe(client, asked))
                 self._probes[client] = task
                 task.add_done_callback(partial(self._probed, client))
 

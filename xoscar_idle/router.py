@@ -16,7 +16,7 @@ from xoscar.backends.communication import get_client_type
 from xoscar.backends.communication.socket import SocketClient
 
 from . import wire
-from .config import seconds
+from .values import duration, shown
 from .wire import Client
 
 
@@ -68,9 +68,9 @@ def override(router: Any, setting: str) -> float | None:
     if value is None:
         return None
     try:
-        return seconds(value)
+        return duration(value)
     except ValueError as error:
-        raise ValueError(f"extra_conf[{setting!r}] {error}, got {value!r}") from None
+        raise ValueError(f"extra_conf[{setting!r}] {error}, got {shown(value)}") from None
 
 
 async def connect(router: Any, route: str, timeout: float | None = None, **kw: Any) -> Client:

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 
 from . import activation, stats
+from .descriptors import inet_connections
 
 NOT_ACTIVE = "xoscar-idle is not active"
 """How the note of a process begins that was asked and is not."""
@@ -61,7 +62,7 @@ def take() -> Snapshot:
         told["statistics"] = dataclasses.asdict(stats.statistics())
         told["connections"] = [dict(vars(each)) for each in stats.connections()]
     else:
-        told["note"] = f"xoscar-idle is not active in it: {activation.why_inactive()}"
+        told["note"] = f"{NOT_ACTIVE} in it: {activation.why_inactive()}"
     try:
         descriptors = _descriptors(psutil.Process())
     except (OSError, psutil.Error):  # counting takes one, and there may be none left
@@ -93,7 +94,7 @@ def of_kernel(pid: int, note: str) -> Snapshot:
                     "state": "established",
                     "descriptor": each.fd if each.fd >= 0 else None,
                 }
-                for each in _inet_connections(process)
+                for each in inet_connections(process)
                 if each.status == psutil.CONN_ESTABLISHED and each.raddr
             ]
             return Snapshot(
@@ -147,9 +148,3 @@ def _limit(process: psutil.Process) -> int | None:
         return None
     limit, _ = process.rlimit(psutil.RLIMIT_NOFILE)
     return None if limit == psutil.RLIM_INFINITY else limit
-
-
-def _inet_connections(process: psutil.Process) -> list[Any]:
-    if hasattr(process, "net_connections"):
-        return list(process.net_connections("inet"))
-    return list(process.connections("inet"))  # psutil before 6.0
