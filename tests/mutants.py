@@ -87,9 +87,9 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     "unlinking after the close": (
         Edit(
             "client.py",
-            "        if before is State.OPEN:\n            self._owner.unlink(self)\n",
-            "        if before is State.OPEN:\n"
-            "            self._task.add_done_callback(lambda _: self._owner.unlink(self))\n",
+            "            if before is State.OPEN:\n                self._owner.unlink(self)\n",
+            "            if before is State.OPEN:\n"
+            "                self._task.add_done_callback(lambda _: self._owner.unlink(self))\n",
         ),
     ),
     "a waiter left unsettled": (
@@ -116,7 +116,7 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
         ),
     ),
     "a stop misses a connect that succeeds just then": (
-        Edit("caller.py", "            connect.given_up = True\n", ""),
+        Edit("caller.py", "        self.given_up = True\n", ""),
     ),
     "closing a connection with a lease: retired": (
         Edit(
@@ -193,12 +193,25 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
             "        route = dest_address\n        while True:\n",
         ),
     ),
+    "what fails at the hand-over reaches nobody who waits": (
+        Edit("caller.py", "                error = unexpected\n", "                raise\n"),
+    ),
+    "a hand-over that fails leaves its connection open": (
+        Edit(
+            "caller.py",
+            "            wire.abort(connection)\n            raise\n",
+            "            raise\n",
+        ),
+    ),
+    "a call that is made after a stop joins the connect that was given up": (
+        Edit("caller.py", "        self._connects.clear()  # a call", "        pass  # a call"),
+    ),
     # -- the cap
     "a failed connect counts for ever": (
         Edit(
             "caller.py",
-            "        except BaseException:\n            self._cap.remove()\n            raise\n",
-            "        except BaseException:\n            raise\n",
+            "        connect.seat.leave()\n        if error is not None:\n",
+            "        if error is not None:\n",
         ),
     ),
     "the most recently used makes room": (
@@ -217,6 +230,29 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
             '                victim.close("cap")\n                await victim.wait_closed()\n',
             '                victim.close("cap")\n',
         ),
+    ),
+    "a seat is left twice": (
+        Edit("cap.py", "                self._cap = None\n", "                pass\n"),
+    ),
+    # -- deadlines
+    "a deadline goes on when its block has ended": (
+        Edit("deadlines.py", "        scope.ended = True\n", "        pass\n"),
+    ),
+    "a deadline that has passed lets calls be sent": (
+        Edit("caller.py", "        if limit.at <= self.loop.time():\n", "        if False:\n"),
+    ),
+    # -- the accepting side, and probes
+    "an accepted connection is closed before what has come is read": (
+        Edit("server.py", " and not _readable(transport)", ""),
+    ),
+    "an accepted connection is closed while its reply is written": (
+        Edit("server.py", "if not waits or transport.get_write_buffer_size():", "if not waits:"),
+    ),
+    "an accepted connection never has a whole frame": (
+        Edit("frames.py", "            self.reader.frame_ends()\n", "            pass\n"),
+    ),
+    "a probe fails requests that are younger than it": (
+        Edit("client.py", "        if self._requests.keys() - {", "        if False and {"),
     ),
     # -- a fork
     "a child closes its parent's socket": (
@@ -237,20 +273,65 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     "a child keeps its parent's sockets": (
         Edit("registry.py", "            caller.disown()\n", ""),
     ),
+    "a child keeps what its parent is connecting": (
+        Edit("registry.py", "    router.disown_loose()\n", ""),
+    ),
+    # -- imports
+    "half a module is built upon": (
+        Edit(
+            "import_hook.py",
+            "            return bool(self._depths)\n",
+            "            return False\n",
+        ),
+    ),
     # -- threads
+    "a loop that has moved is not followed": (
+        Edit(
+            "caller.py",
+            "        self.thread = get_ident()\n        return True\n",
+            "        return False\n",
+        ),
+    ),
+    "a loop enters the context of another": (
+        Edit(
+            "caller.py",
+            "        self.context = contextvars.Context()\n",
+            "        self.context = caps.process.__dict__.setdefault('x', contextvars.Context())\n",
+        ),
+    ),
+    "a loop that runs on leaves who waits on what was severed": (
+        Edit("caller.py", "            client.wind_up()\n", "            pass\n"),
+    ),
+    "a loop that starts tasks at once starts ours": (
+        Edit(
+            "periodic.py",
+            "    return asyncio.Task(work, loop=loop)\n",
+            "    return loop.create_task(work)\n",
+        ),
+    ),
     "a lock is waited for by the thread that holds it": (
         Edit("stats.py", "default_factory=threading.RLock)", "default_factory=threading.Lock)"),
     ),
     "another loop is not asked to make room": (
         Edit(
             "cap.py",
-            "await self._ask(others.pop())\n            else",
+            "await self._ask_next(others, until)\n            else",
             "others.pop()\n            else",
         ),
     ),
 }
 
-NEED = {"wall clock": CLOCK, "a child ": FORK, "a lock ": LOCK, "another loop ": OTHER_LOOP}
+NEED = {
+    "wall clock": CLOCK,
+    "a child ": FORK,
+    "a lock ": LOCK,
+    "another loop ": OTHER_LOOP,
+    "a deadline ": ("tests/test_deadlines.py",),
+    "an accepted ": ("tests/test_accepted.py",),
+    "a probe ": ("tests/test_probe.py",),
+    "a loop ": ("tests/test_loops.py",),
+    "half a module ": ("tests/test_imports.py",),
+}
 """What finds mutants beside the tests in virtual time, by the beginning of their names."""
 
 
