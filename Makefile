@@ -14,13 +14,13 @@ BENCH := .venv/.bench-$(KEY)
 OLDEST := .venv-oldest/.ready-$(KEY)
 
 # What depends on xoscar, for its oldest supported version.
-OLDEST_TESTS := tests/test_activation.py tests/test_places.py tests/test_caller.py tests/test_mixed.py tests/test_pools.py
+OLDEST_TESTS := $(addprefix tests/test_,$(addsuffix .py,activation places caller mixed pools accepted loops stock))
 
 # It runs as a user who may not write what coverage measures.
 AS_NOBODY := tests/test_top.py::test_a_foreign_users_process
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench compat coverage fuzz chaos mutants format clean
+.PHONY: help demo test bench compat coverage fuzz chaos churn mutants format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -52,6 +52,9 @@ fuzz: $(READY) ## run the stateful tests for long (FUZZ=10000 sequences)
 
 chaos: $(READY) ## kill, stop, add and remove pools under load (CHAOS=600 seconds)
 	$(BIN)/python -m tests.chaos $(or $(CHAOS),600) $(SEEDS)
+
+churn: $(READY) ## let event loops come and go in many threads (CHURN=60 seconds, four times)
+	$(BIN)/python -m tests.churn $(or $(CHURN),60)
 
 mutants: $(READY) ## put faults in and see whether the tests find them
 	@$(BIN)/python -m tests.mutants

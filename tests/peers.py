@@ -15,12 +15,16 @@ from xoscar.backends.message import ResultMessage
 
 
 @contextlib.contextmanager
-def peers(n: int) -> Iterator[list[str]]:
-    """The addresses of ``n`` endpoints that answer each message with its ``content``."""
+def peers(n: int, quiet: bool = False) -> Iterator[list[str]]:
+    """The addresses of ``n`` endpoints that answer each message with its ``content``.
+
+    ``quiet``: connections break off, and what the endpoints say of that is no matter.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.peers", str(n)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL if quiet else None,
         text=True,
     )
     try:

@@ -293,7 +293,8 @@ def configure(**changes: Any) -> Settings:
     with _lock:
         if not is_active():
             raise RuntimeError("xoscar_idle is not active here: call install() first")
-        chosen = config.current().changed(**changes)
+        before = config.current()
+        chosen = before.changed(**changes)
         if changes:
             from . import registry, server, stock
 
@@ -303,8 +304,8 @@ def configure(**changes: Any) -> Settings:
                 with contextlib.suppress(RuntimeError):  # its loop has just been closed
                     caller.loop.call_soon_threadsafe(caller.apply_settings)
             server.apply_settings()
-            if "idle_timeout" in changes:
-                stock.drain()  # where it was 0, what xoscar had open has been left so far
+            if chosen.idle_timeout and not before.idle_timeout:
+                stock.drain()  # what xoscar had open has been left so far
             logger.info("reconfigured with %s", chosen)
         return chosen
 

@@ -67,7 +67,7 @@ class _Anchor:
 
 
 def _create(local: threading.local, loop: asyncio.AbstractEventLoop) -> ActorCaller:
-    _release_closed_loops()
+    _release(_closed_unseen)
     with _lock:
         callers: _Callers | None = getattr(local, "idle_callers", None)
         if callers is None:
@@ -81,7 +81,7 @@ def _create(local: threading.local, loop: asyncio.AbstractEventLoop) -> ActorCal
         # A loop says nobody when it is closed. One that takes no attributes is found closed
         # when the next caller is made.
         with contextlib.suppress(AttributeError, TypeError):
-            loop.close = _CloseAndRelease(loop.close)  # type: ignore[method-assign]
+            loop.close = _CloseAndRelease(loop)  # type: ignore[method-assign]
             _watched.add(loop)
     return caller
 
@@ -104,12 +104,14 @@ def _forget_orphans() -> None:
 class _CloseAndRelease:
     """A loop's ``close``, and the end of the connections that it leaves open."""
 
-    def __init__(self, close: Callable[[], None]) -> None:
-        self._close = close
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._close = loop.close
+        self._loop = weakref.ref(loop)
 
     def __call__(self) -> None:
         self._close()
-        _release_closed_loops()
+        if (loop := self._loop()) is not None:
+            _release(lambda other: other is loop)
 
 
 def unwatch_loops() -> None:
@@ -120,17 +122,23 @@ def unwatch_loops() -> None:
     _watched.clear()
 
 
-def _release_closed_loops() -> None:
+def _release(closed: Callable[[asyncio.AbstractEventLoop], bool]) -> None:
+    """Let go of what there is on loops that are closed."""
     with _lock:
-        closed = [
+        found = [
             callers.pop(loop)
             for callers in list(_threads)
             for loop in list(callers)
-            if loop.is_closed()
+            if closed(loop)
         ]
         _forget_orphans()
-    for caller in closed:
+    for caller in found:
         caller.sever("loop")
+
+
+def _closed_unseen(loop: asyncio.AbstractEventLoop) -> bool:
+    # A loop that is watched is left to the thread that closes it, which may be in the middle of it.
+    return loop.is_closed() and loop not in _watched
 
 
 def _anchor_lost(callers: _Callers) -> None:
