@@ -54,9 +54,10 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield Path(directory)
 
 
-def run(*arguments: str, prelude: str = "") -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, prelude: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", prelude + COMMAND, *arguments],
+        env=os.environ | variables,
         capture_output=True,
         text=True,
         timeout=BOUND,
@@ -396,6 +397,22 @@ def test_stats(runtime: Path) -> None:
         assert connection["calls"] >= 1
         statistics = sub["statistics"]
         assert statistics["open"] == statistics["opened"] - sum(statistics["closed"].values())
+
+
+@pytest.mark.parametrize("command", [["top", "--once"], ["stats"]])
+def test_the_command_is_not_active_itself(runtime: Path, command: list[str]) -> None:
+    """It says nothing of its own settings, and offers no monitor."""
+    with pools(1, 0, XOSCAR_IDLE_TIMEOUT="60") as hosted:
+        done = run(
+            *command,
+            hosted.addresses[0],
+            XOSCAR_IDLE_TIMEOUT="bad",
+            XOSCAR_CALL_TIMEOUT="bad, too",
+            XOSCAR_IDLE_LOG="debug",
+            XOSCAR_IDLE_MONITOR="1",
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert hosted.addresses[0] in done.stdout
 
 
 def test_a_process_that_does_not_answer_is_shown_from_outside() -> None:
