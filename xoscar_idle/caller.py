@@ -356,7 +356,7 @@ class ActorCaller(Periodic):
         self._connects.clear()  # a call that is made now makes a connect of its own
         for connect in list(self._dials):
             connect.give_up()
-        for task in self._background:
+        for task in [*self._background, *self._prober.tasks()]:
             task.cancel()
         for client in list(self._all.values()):
             client.close(reason)
@@ -499,14 +499,12 @@ class ActorCaller(Periodic):
             try:
                 self._hand_over(connect, task.result())
                 return
-            except BaseException as unexpected:
+            except Exception as unexpected:
                 error = unexpected
         connect.seat.leave()
         if error is not None:
             name = routing.known_as(connect.router, connect.route)
             connect.fail(wire.explained(error, name, took, len(connect.waiters)))
-            if not isinstance(error, (Exception, asyncio.CancelledError)):
-                raise error
 
     def _hand_over(self, connect: _Connect, connection: wire.Client) -> None:
         """Keep an open connection, and give it to all who wait; on an error nothing is left."""
@@ -520,10 +518,13 @@ class ActorCaller(Periodic):
             # The idle clock starts when the connection opens: one that is never used expires, too.
             self._file(client, client.opened)
             client.listen()
-        except BaseException:
+        except BaseException as error:
+            connect.seat.leave()
             if client is not None:
                 client.abandon()
             wire.abort(connection)
+            if not isinstance(error, Exception):  # it ends the loop, and those who wait with it
+                connect.fail(error)
             raise
         connect.succeed(client)
         if connect.retire is not None:
