@@ -95,12 +95,7 @@ def deadline(seconds: float, *, required: bool = True) -> Iterator[None]:
     RuntimeError
         xoscar is not extended in this process, so that no deadline would hold.
     """
-    try:
-        seconds = values.seconds(seconds)
-        if not seconds:
-            raise ValueError("must be above zero")
-    except ValueError as error:
-        raise ValueError(f"deadline {error}, got {values.shown(seconds)}") from None
+    seconds = values.positive_seconds("deadline", seconds)
     from .activation import why_inactive
 
     if required and (why := why_inactive()):

@@ -49,12 +49,7 @@ async def ping(address: str, timeout: float = 5.0) -> float:
     ConnectionError
         Nobody listens there, the connection was closed, or what answers is no pool.
     """
-    try:
-        limit = values.seconds(timeout)
-        if not limit:
-            raise ValueError("must be above zero")
-    except ValueError as error:
-        raise ValueError(f"timeout {error}, got {values.shown(timeout)}") from None
+    limit = values.positive_seconds("timeout", timeout)
     if not isinstance(address, str):
         addresses.check(address)
     router = Router.get_instance_or_empty()

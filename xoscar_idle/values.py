@@ -56,6 +56,22 @@ def seconds(value: object) -> float:
     return abs(number)  # no -0
 
 
+def positive_seconds(name: str, value: object) -> float:
+    """The argument ``name``, a finite number of seconds above zero.
+
+    Raises
+    ------
+    ValueError
+        It is none; the message names the argument and the value.
+    """
+    try:
+        if number := seconds(value):
+            return number
+        raise ValueError("must be above zero")
+    except ValueError as error:
+        raise ValueError(f"{name} {error}, got {shown(value)}") from None
+
+
 def _number(value: object) -> float:
     if not _is_number(value):
         raise ValueError("must be a number of seconds")
