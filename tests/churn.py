@@ -1,4 +1,4 @@
-"""Threads whose loops come and go: ``python -m tests.churn [SECONDS]`` runs both kinds of load.
+"""Threads whose loops come and go: ``python -m tests.churn [SECONDS [LOOP]]``.
 
 Nothing may go wrong, and in the end descriptors and the count under the cap are as at the start.
 """
@@ -138,12 +138,12 @@ def churn(loop: str, threads: int, more: Callable[[], bool], reconfigure: bool =
     return Outcome(next(running.loops), next(running.calls), errors)
 
 
-def main(seconds: float) -> int:
+def main(seconds: float, loops: list[str]) -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     failed = 0
     for threads, reconfigure in ((200, False), (6, True)):
-        for loop in LOOPS:
+        for loop in loops:
             end = time.monotonic() + seconds
             outcome = churn(loop, threads, lambda end=end: time.monotonic() < end, reconfigure)
             print(
@@ -158,4 +158,4 @@ def main(seconds: float) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(float(sys.argv[1]) if len(sys.argv) > 1 else 60))
+    sys.exit(main(float(sys.argv[1]) if len(sys.argv) > 1 else 60, sys.argv[2:] or [*LOOPS]))

@@ -71,7 +71,9 @@ def _create(local: threading.local, loop: asyncio.AbstractEventLoop) -> ActorCal
     with _lock:
         callers: _Callers | None = getattr(local, "idle_callers", None)
         if callers is None:
-            callers = _Callers(weakref.ref(local, _owner_lost))
+            # Without a callback: one that runs while Python destroys a threading.local is run over
+            # by the garbage collector, which still finds the object (CPython 3.11, seen to crash).
+            callers = _Callers(weakref.ref(local))
             local.idle_callers, local.idle_anchor = callers, _Anchor()
             weakref.finalize(local.idle_anchor, _anchor_lost, callers).atexit = False
             _threads.append(callers)
@@ -143,24 +145,15 @@ def _closed_unseen(loop: asyncio.AbstractEventLoop) -> bool:
 
 def _anchor_lost(callers: _Callers) -> None:
     """Their thread has ended, or their owner has gone."""
-    ended = []
     with _lock:
         callers.orphaned = True
-        for loop in list(callers):
-            # One that runs while its thread has ended runs in another thread, to which it has
-            # moved. Its connections stay where they are found, for as long as there is an owner.
-            if callers.owner() is None or not loop.is_running():
-                ended.append(callers.pop(loop))
-        _forget_orphans()
-    for caller in ended:
-        _end(caller)
-
-
-def _owner_lost(owner: weakref.ref[threading.local]) -> None:
-    """What it has in a thread that lives is ended by that thread's anchor."""
-    with _lock:
-        orphans = [each for each in _threads if each.owner is owner and each.orphaned]
-        ended = [each.pop(loop) for each in orphans for loop in list(each)]
+        # A loop that runs while its thread has ended runs in another thread, to which it has moved.
+        # Its connections stay where the owner finds them, and are closed when idle as any.
+        ended = [
+            callers.pop(loop)
+            for loop in list(callers)
+            if callers.owner() is None or not loop.is_running()
+        ]
         _forget_orphans()
     for caller in ended:
         _end(caller)
