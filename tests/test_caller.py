@@ -18,7 +18,7 @@ from xoscar_idle import stats, wire
 from xoscar_idle.age import AgeQueue
 from xoscar_idle.caller import ActorCaller, leases
 from xoscar_idle.cap import Cap
-from xoscar_idle.client import State
+from xoscar_idle.client import CallerClient, State
 from xoscar_idle.idle import IdleQueue, Lane
 
 from .conftest import Run
@@ -544,6 +544,7 @@ HAND_OVER = {
     "its age": (AgeQueue, "join"),
     "its task": (client_module, "spawn"),
     "the end of its peer": (wire, "when_peer_ends"),
+    "a reference": (CallerClient, "hold"),
 }
 
 
@@ -568,6 +569,7 @@ def test_whatever_fails_between_connected_and_handed_over_reaches_all_who_wait(
             assert isinstance(each, RuntimeError if type(error) is StopIteration else type(error))
             assert "no" in str(each)
         assert len({id(each) for each in raised}) == 3
+        await settle()
         assert network.opened[0].closed
         assert not caller._all
         assert not caller._dials
@@ -580,6 +582,41 @@ def test_whatever_fails_between_connected_and_handed_over_reaches_all_who_wait(
         assert (await reply).result == 1
 
     in_virtual_time(test)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [(IdleQueue, "leave"), (ActorCaller, "ensure_check"), (ActorCaller, "next_expiry")],
+    ids=lambda step: step[1],
+)
+def test_whatever_fails_in_its_undoing_too_leaves_no_waiter_and_nothing_open(
+    in_virtual_time: Run, monkeypatch: pytest.MonkeyPatch, step: tuple[type, str]
+) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise OverflowError("no")
+
+    async def test(caller: ActorCaller, network: Network) -> None:
+        network.dialing.clear()
+        calls = [asyncio.ensure_future(caller.call(network, "a:1", message())) for _ in range(3)]
+        await settle()
+        with monkeypatch.context() as patch:
+            patch.setattr(*step, fails)
+            network.dialing.set()
+            raised = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 1)
+        assert all(isinstance(each, (OverflowError, ServerClosed)) for each in raised)
+        await settle()
+        assert network.opened[0].closed
+        assert not caller._all
+        assert not caller._dials
+        assert caller._cap.count == 0
+        caller._idle = IdleQueue()  # what could not leave it
+
+    errors: list[Any] = []
+    monkeypatch.setattr(
+        asyncio.BaseEventLoop, "call_exception_handler", lambda _, context: errors.append(context)
+    )
+    in_virtual_time(test)
+    assert len(errors) <= 1
 
 
 @pytest.mark.parametrize("cause", [StopIteration("end"), ValueError("end")])

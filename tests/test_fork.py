@@ -75,7 +75,8 @@ async def main(turns):
     os.makedirs(os.path.dirname(path), exist_ok=True)
     unix = accepts_nothing(socket.AF_UNIX, path, 64)
     others = set(os.listdir("/proc/self/fd"))
-    routes = [f"127.0.0.1:{tcp.getsockname()[1]}", "unixsocket:///424242"]
+    port = tcp.getsockname()[1]
+    routes = [f"127.0.0.1:{port}", f"0.0.0.0:{port}", f"localhost:{port}", "unixsocket:///424242"]
     # Each owner makes a connect of its own; what does not fit the backlog stays on its way.
     owners = [ActorCaller() for _ in range(8)]
     calls = [
@@ -126,15 +127,23 @@ def test_a_child_has_none_of_its_parents_connects_under_way(loop: str, turns: in
 
 
 LOCKED = """
-import os, sys, threading
+import asyncio, contextlib, os, sys, threading
+from xoscar.backends.core import ActorCaller
 import xoscar_idle
-from xoscar_idle import activation, metrics
+from xoscar_idle import activation, cap, metrics, registry, stats
 
+owner = ActorCaller()
 xoscar_idle.install(idle_timeout=30)
 held, go_on = threading.Event(), threading.Event()
 
+async def call():
+    registry.here(owner)  # what is there for a thread goes in the child, before any hook runs
+
 def hold():
-    with activation._lock, metrics._lock:
+    asyncio.new_event_loop().run_until_complete(call())
+    with contextlib.ExitStack() as locks:
+        for each in activation, metrics, registry, cap.process, stats._counters:
+            locks.enter_context(each._lock if hasattr(each, "_lock") else each.lock)
         held.set()
         go_on.wait()
 
@@ -153,3 +162,49 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 def test_a_child_waits_for_no_lock_of_a_thread_that_is_not_there() -> None:
     subprocess.run([sys.executable, "-c", LOCKED], timeout=30, check=True)
+
+
+RESTING = """
+import asyncio, os, sys, threading
+from concurrent.futures import ThreadPoolExecutor
+from tests.memory import message
+from xoscar.backends.core import ActorCaller
+from xoscar.backends.router import Router
+import xoscar_idle
+
+if sys.argv[2] == "uvloop":
+    import uvloop
+    uvloop.install()
+xoscar_idle.install(idle_timeout=30)
+owner, router, loop = ActorCaller(), Router([], None), asyncio.new_event_loop()
+
+async def call(n):
+    return (await asyncio.wait_for(owner.call(router, sys.argv[1], message(n)), 10)).result
+
+async def stop():
+    await owner.stop()
+
+with ThreadPoolExecutor(1) as thread:
+    run = lambda work: thread.submit(loop.run_until_complete, work).result()
+    assert run(call(1)) == 1
+    if (pid := os.fork()) == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert run(call(2)) == 2
+    assert xoscar_idle.statistics().opened == 1
+    run(stop())
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_loop_that_rests_in_a_thread_survives_a_fork(loop: str) -> None:
+    """The child drops that thread, and what hangs on it, before it knows that it is a child."""
+    with peers(1) as addresses:
+        done = subprocess.run(
+            [sys.executable, "-c", RESTING, addresses[0], loop],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr

@@ -134,6 +134,63 @@ def run(first, second):
     assert outputs(programs) == ["True\n"] * 4
 
 
+PAUSES = """
+import sys, threading
+from xoscar_idle import install
+
+class Pauses:
+    def find_spec(self, name, path, target=None):
+        if threading.current_thread().name == PAUSES_IN and name == PAUSES_AT:
+            has_begun.set()
+            may_go_on.wait(20)
+
+has_begun, may_go_on, errors = threading.Event(), threading.Event(), []
+
+def run(first, second):
+    def guarded(work):
+        try:
+            exec(work, {})
+        except BaseException as error:
+            errors.append(error)
+    sys.meta_path.insert(0, Pauses())
+    threads = [threading.Thread(target=guarded, args=(w,), name=w) for w in (first, second)]
+    threads[0].start()
+    has_begun.wait(20)
+    threads[1].start()
+    threads[1].join(0.2)  # it may have to wait for the first
+    may_go_on.set()
+    for each in threads:
+        each.join()
+    import xoscar_idle
+    print(errors, xoscar_idle.is_active(), xoscar_idle.settings().idle_timeout)
+"""
+
+
+@pytest.mark.parametrize("name", ["deadline", "ping", "CallTimeout"])
+def test_a_thread_installs_and_another_imports(name: str) -> None:
+    installs, imports = (
+        "import xoscar_idle; xoscar_idle.install(idle_timeout=5)",
+        f"from xoscar_idle import {name}",
+    )
+    programs = [
+        f"{PAUSES}\nPAUSES_IN, PAUSES_AT = {first!r}, {at!r}\nrun({first!r}, {second!r})"
+        for first, second in ((installs, imports), (imports, installs))
+        for at in ("xoscar.backends.message", "xoscar_idle.transfer", "xoscar_idle.router")
+    ]
+    assert outputs(programs) == ["[] True 5.0\n"] * 6
+
+
+@pytest.mark.parametrize("name", ["deadline", "ping", "CallTimeout"])
+def test_a_thread_imports_xoscar_and_another_a_name_of_ours(name: str) -> None:
+    theirs, ours = "import xoscar", f"from xoscar_idle import {name}"
+    programs = [
+        f"{PAUSES}\nPAUSES_IN, PAUSES_AT = {first!r}, {at!r}\nrun({first!r}, {second!r})"
+        for first, second in ((theirs, ours), (ours, theirs))
+        for at in ("xoscar.backends.message", "xoscar.backends.core", "xoscar_idle.deadlines")
+    ]
+    assert outputs(programs) == ["[] True 30.0\n"] * 6
+
+
 def test_what_prevented_activation_is_told() -> None:
     program = """
 import sys

@@ -12,8 +12,9 @@ from xoscar.backends.core import ActorCaller as Owner
 from xoscar.backends.router import Router
 
 import xoscar_idle
-from xoscar_idle import stock
+from xoscar_idle import registry, stock
 
+from .hosting import sockets
 from .memory import message
 from .peers import peers
 from .test_pools import eventually_here
@@ -98,3 +99,50 @@ async def test_a_timeout_that_is_set_later_drains_what_was_left() -> None:
         xoscar_idle.configure(idle_timeout=0.1)
         await closed(client)
     gc.collect()
+
+
+async def test_what_is_drained_again_at_once_after_uninstall() -> None:
+    with peers(1) as (address,):
+        owner = Owner()
+        await owner.call(Router([], None), address, message(1))
+        (client,) = owner._thread_local.actor_caller._clients
+        xoscar_idle.install(idle_timeout=0.1)
+        await asyncio.sleep(0)
+        xoscar_idle.uninstall()
+        xoscar_idle.install(idle_timeout=0.1)
+        await closed(client)
+
+
+async def test_what_is_opened_after_uninstall_closes_after_its_use() -> None:
+    """As the cancellation of a call that misses its deadline then."""
+    with peers(1) as (address,):
+        owner = Owner()
+        xoscar_idle.install(idle_timeout=300)
+        mine = registry.here(owner)
+        xoscar_idle.uninstall()
+        await asyncio.sleep(0)
+        assert (await mine.call(Router([], None), address, message(1))).result == 1
+        assert await eventually_here(lambda: not mine.connections())
+        xoscar_idle.install(idle_timeout=300)
+        await asyncio.sleep(0)
+        assert (await owner.call(Router([], None), address, message(2))).result == 2
+        assert len(mine.connections()) == 1
+        await owner.stop()
+
+
+def test_a_loop_is_watched_after_another_install() -> None:
+    with peers(1, quiet=True) as (address,):
+        owner, loop = Owner(), asyncio.new_event_loop()
+
+        async def call(n: int) -> None:
+            assert (await owner.call(Router([], None), address, message(n))).result == n
+
+        xoscar_idle.install(idle_timeout=300)
+        loop.run_until_complete(call(1))
+        xoscar_idle.uninstall()
+        xoscar_idle.install(idle_timeout=300)
+        loop.run_until_complete(call(2))
+        before = sockets()
+        loop.close()
+        assert not xoscar_idle.connections()
+        assert sockets() < before

@@ -54,6 +54,8 @@ _HOMES = {
     "uninstall": "activation:uninstall",
 }
 
+_NEED_XOSCAR = ("deadlines", "probe")
+
 
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
@@ -61,5 +63,8 @@ def __getattr__(name: str) -> object:
     from importlib import import_module
 
     module, _, attribute = _HOMES[name].partition(":")
+    if module in _NEED_XOSCAR:
+        # Whole, and before anything of ours is locked: another thread may be importing it.
+        import_module("xoscar")
     found: object = getattr(import_module(f"{__name__}.{module}"), attribute)
     return found

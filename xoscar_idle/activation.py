@@ -249,15 +249,18 @@ def install(**changes: Any) -> Settings:
     """
     import xoscar  # noqa: F401  # may activate by environment, so before the look whether active
 
+    # Nothing of ours is imported under the lock: another thread that just imports it activates by
+    # environment at its end, and would wait for the lock while we wait for the import. And what we
+    # import may activate, too.
+    from . import logs, metrics, monitor, registry, server, stock
+
+    places = _places()
     with _lock:
         if is_active():
             return configure(**changes)
-        from . import logs, metrics, monitor, server, stock
-
         logs.start()  # first: it is to show what the rest has to say
         given = Settings.given_in(os.environ)
         chosen = Settings(**given).changed(**changes)
-        places = _places()
         _check(places)
         config.use(chosen, "environment", given)
         _put_in_force(chosen, changes)
@@ -269,6 +272,10 @@ def install(**changes: Any) -> Settings:
                 before = owner.__dict__.get(place.name)
                 setattr(owner, place.name, place.replace(before))
                 _replaced.append((owner, place.name, before))
+            registry.watch_loops()
+            for caller in registry.everywhere():
+                with contextlib.suppress(RuntimeError):  # its loop has just been closed
+                    caller.loop.call_soon_threadsafe(caller.resume)
             stock.drain()
             server.adopt()
             metrics.arm()
@@ -312,9 +319,9 @@ def configure(**changes: Any) -> Settings:
 
 def uninstall() -> None:
     """Put everything back; our connections close as soon as nobody uses them."""
-    with _lock:
-        from . import logs, monitor
+    from . import logs, monitor  # not under the lock, as in install()
 
+    with _lock:
         monitor.stop()
         logs.stop()
         if not is_active() and not _environment_before:

@@ -126,6 +126,7 @@ class ActorCaller(Periodic):
         self._ages: AgeQueue[CallerClient] = AgeQueue()
         self._background: set[asyncio.Task[None]] = set()  # a loop holds its tasks weakly
         self._prober = Prober()
+        self._retiring: str | None = None
         self._profiling_data = get_profiling_data()
 
     def __repr__(self) -> str:
@@ -362,11 +363,16 @@ class ActorCaller(Periodic):
             client.close(reason)
 
     def retire(self, reason: str) -> None:
-        """Close what is idle; what is in use, or waited for, when it no longer is."""
+        """Close what is idle; what is in use, waited for, or opened from now on, after its use."""
+        self._retiring = reason
         for connect in self._dials:
             connect.retire = reason
         for client in list(self._clients.values()):
             client.retire(reason)
+
+    def resume(self) -> None:
+        """Keep again what is opened from now on."""
+        self._retiring = None
 
     def sever(self, reason: str) -> None:
         """Close all connections at once; their loop is closed or may never run again.
@@ -415,6 +421,8 @@ class ActorCaller(Periodic):
             done = connect.task.done() and not connect.task.cancelled()
             if done and connect.task.exception() is None:
                 wire.disown(connect.task.result())
+            elif not done:
+                routing.disown_too(connect.route)
 
     def idlest(self) -> tuple[float, CallerClient] | None:
         """The least recently used idle connection that holds a descriptor, and since when."""
@@ -450,10 +458,11 @@ class ActorCaller(Periodic):
         connect = self._connects.get(route)
         if connect is None:
             connect = _Connect(router, route, self.clock())
+            connect.retire = self._retiring
+            connect.task = spawn(self.loop, self._dial(connect))  # first: a fork looks at it
+            connect.task.add_done_callback(partial(self._connected, connect))
             self._connects[route] = connect
             self._dials[connect] = None
-            connect.task = spawn(self.loop, self._dial(connect))
-            connect.task.add_done_callback(partial(self._connected, connect))
         waiter: asyncio.Future[CallerClient] = self.loop.create_future()
         connect.waiters.append(waiter)
         try:
@@ -485,12 +494,20 @@ class ActorCaller(Periodic):
 
     def _connected(self, connect: _Connect, task: asyncio.Task[wire.Client]) -> None:
         """A connect has ended: hand its outcome to all who wait, in one step."""
-        self._dials.pop(connect, None)
+        took = self.clock() - connect.started
+        try:
+            self._conclude(connect, task, took)
+        except BaseException as error:
+            connect.fail(error)
+            raise
+        finally:
+            self._dials.pop(connect, None)  # last: until it is kept, a fork finds it here
+        stats.count_connect(took, failed=task.cancelled() or task.exception() is not None)
+
+    def _conclude(self, connect: _Connect, task: asyncio.Task[wire.Client], took: float) -> None:
         if self._connects.get(connect.route) is connect:
             del self._connects[connect.route]
-        took = self.clock() - connect.started
         error = None if task.cancelled() else task.exception()
-        stats.count_connect(took, failed=task.cancelled() or error is not None)
         if task.cancelled() or connect.given_up:
             connect.give_up()
             if not task.cancelled() and error is None:  # it was just done
@@ -520,18 +537,23 @@ class ActorCaller(Periodic):
             client.listen()
         except BaseException as error:
             connect.seat.leave()
+            wire.abort(connection)  # first: what follows may fail, too
+            self._all.pop(connection, None)
             if client is not None:
                 client.abandon()
-            wire.abort(connection)
             if not isinstance(error, Exception):  # it ends the loop, and those who wait with it
                 connect.fail(error)
             raise
-        connect.succeed(client)
-        if connect.retire is not None:
-            client.retire(connect.retire)
-        elif not client.refs:
-            self.fell_idle()  # nobody waits for it any more
-        self.ensure_check()
+        try:
+            connect.succeed(client)
+            if connect.retire is not None:
+                client.retire(connect.retire)
+            elif not client.refs:
+                self.fell_idle()  # nobody waits for it any more
+            self.ensure_check()
+        except BaseException:
+            client.close("error")
+            raise
 
     def _file(self, client: CallerClient, idle_since: float | None) -> None:
         """Put an open connection into the lane of its timeout, and down for its age."""

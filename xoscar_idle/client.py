@@ -351,7 +351,11 @@ class CallerClient:
 
     def close(self, reason: str) -> None:
         """Close in the background; requests in flight get ``ServerClosed``."""
-        if self._end(reason, EOFError(reason)):
+        if self.state is State.CLOSING or self.state is State.CLOSED:
+            return
+        try:
+            self._end(reason, EOFError(reason))
+        finally:
             self._task.cancel()
 
     def give_up(self, why: str, asked: list[Reply]) -> None:

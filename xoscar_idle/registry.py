@@ -34,6 +34,7 @@ class _Callers(dict[asyncio.AbstractEventLoop, ActorCaller]):
 
 
 _lock = threading.RLock()  # reentrant: a finalizer may run wherever memory is allocated
+_pid = os.getpid()
 _threads: list[_Callers] = []
 _watched: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 _parents: list[ActorCaller] = []  # in a forked child: kept, since their destructors would act
@@ -79,18 +80,28 @@ def _create(local: threading.local, loop: asyncio.AbstractEventLoop) -> ActorCal
             _threads.append(callers)
         caller = _moved(callers, loop) or ActorCaller()
         callers[loop] = caller
+    _watch(loop)
+    return caller
+
+
+def _watch(loop: asyncio.AbstractEventLoop) -> None:
     if loop not in _watched:
         # A loop says nobody when it is closed. One that takes no attributes is found closed
         # when the next caller is made.
         with contextlib.suppress(AttributeError, TypeError):
             loop.close = _CloseAndRelease(loop)  # type: ignore[method-assign]
             _watched.add(loop)
-    return caller
+
+
+def watch_loops() -> None:
+    """Watch all loops that have callers: from before an :func:`unwatch_loops`, too."""
+    for caller in everywhere():
+        _watch(caller.loop)
 
 
 def _moved(callers: _Callers, loop: asyncio.AbstractEventLoop) -> ActorCaller | None:
     """What the owner of ``callers`` had on ``loop`` while another thread ran it."""
-    for other in _threads:
+    for other in list(_threads):  # looking may collect an owner, whose callers then go
         if other.owner() is callers.owner() and loop in other:
             caller = other.pop(loop)
             caller.follow()
@@ -145,6 +156,10 @@ def _closed_unseen(loop: asyncio.AbstractEventLoop) -> bool:
 
 def _anchor_lost(callers: _Callers) -> None:
     """Their thread has ended, or their owner has gone."""
+    if os.getpid() != _pid:
+        # A child that is just being forked drops the threads that it does not have, before any of
+        # our hooks runs there: all of this is the parent's, and the lock may be held for ever.
+        return
     with _lock:
         callers.orphaned = True
         # A loop that runs while its thread has ended runs in another thread, to which it has moved.
@@ -168,8 +183,8 @@ def _end(caller: ActorCaller) -> None:
 
 
 def _forked() -> None:
-    global _lock
-    _lock = threading.RLock()
+    global _lock, _pid
+    _lock, _pid = threading.RLock(), os.getpid()
     for callers in _threads:
         for caller in callers.values():
             caller.disown()

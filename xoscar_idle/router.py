@@ -111,6 +111,11 @@ def loose(route: str) -> Iterator[None]:
             _loose.remove(route)
 
 
+def disown_too(route: str) -> None:
+    """In a forked child: there may be a connection of the parent to ``route``."""
+    _loose.append(route)
+
+
 def disown_loose() -> None:
     """In a forked child: the connections in all :func:`loose` blocks are the parent's."""
     routes = set(_loose)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ def holder(owner: Any, client: Any) -> ActorCallerThreadLocal | None:
 
 
 _draining: dict[Any, asyncio.Task[None]] = {}  # by client; an event loop holds its tasks weakly
+_leaving: weakref.WeakSet[asyncio.Task[None]] = weakref.WeakSet()
 _stopped = True
 
 
@@ -42,7 +44,13 @@ def stop() -> None:
     _stopped = True
     for task in list(_draining.values()):
         with contextlib.suppress(RuntimeError):  # its loop is closed
-            task.get_loop().call_soon_threadsafe(task.cancel)
+            task.get_loop().call_soon_threadsafe(_leave, task)
+
+
+def _leave(task: asyncio.Task[None]) -> None:
+    _leaving.add(task)
+    task.add_done_callback(_leaving.discard)
+    task.cancel()
 
 
 def listen(original: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
@@ -57,7 +65,11 @@ def listen(original: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
 
 
 def _start(stock: ActorCallerThreadLocal, client: Any) -> None:
-    if _stopped or client in _draining:
+    if _stopped:
+        return
+    if (before := _draining.get(client)) is not None:
+        if before in _leaving:  # uninstall(), and install() before it has ended
+            before.add_done_callback(lambda _: _start(stock, client))
         return
     task = _draining[client] = spawn(asyncio.get_running_loop(), _drain(stock, client))
     task.add_done_callback(lambda _: _draining.pop(client, None))

@@ -277,14 +277,14 @@ def disown_to(routes: Collection[str]) -> None:
 def _leads_to(address: tuple[str, int], ends: set[tuple[str, str]]) -> bool:
     # A name is not resolved here: a lock of the resolver may be held by a thread of the parent.
     return any(
-        port == str(address[1]) and (host == address[0] or not _is_number(host))
+        port == str(address[1]) and (host == address[0] or not _is_one_end(host))
         for host, port in ends
     )
 
 
-def _is_number(host: str) -> bool:
+def _is_one_end(host: str) -> bool:
     try:
-        return bool(ipaddress.ip_address(host))
+        return not ipaddress.ip_address(host).is_unspecified  # that leads to this machine
     except ValueError:
         return False
 
