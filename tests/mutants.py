@@ -56,8 +56,8 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     "reference not given back on a failed send": (
         Edit(
             "client.py",
-            "            self._forget(reply)\n            if not isinstance(error, (Conn",
-            "            if not isinstance(error, (Conn",
+            "                self._forget(reply)\n                raise\n            unsent",
+            "                raise\n            unsent",
         ),
     ),
     "reference not given back on cancellation": (
@@ -181,8 +181,8 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     "sent again though bytes may have been written": (
         Edit(
             "client.py",
-            "            raise self._server_closed(error) from None\n        return reply\n",
-            "            raise wire.NotSent(str(error)) from None\n        return reply\n",
+            "            raise known or self._server_closed(told) from None\n",
+            "            raise wire.NotSent(str(told)) from None\n",
         ),
     ),
     "an address instead of its route": (

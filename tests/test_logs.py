@@ -142,3 +142,48 @@ def test_a_level_of_the_program_is_not_raised() -> None:
 @pytest.mark.parametrize("level", logs.LEVELS)
 def test_levels_are_those_of_logging(level: str) -> None:
     assert isinstance(logging.getLevelName(level.upper()), int)
+
+
+def test_a_filter_that_keeps_count_is_not_asked_for_ours() -> None:
+    program = """
+import logging, sys
+seen = set()
+def once(record):
+    new = record.getMessage() not in seen
+    seen.add(record.getMessage())
+    return new
+handler = logging.StreamHandler(sys.stderr)
+handler.setFormatter(logging.Formatter("PROGRAM %(message)s"))
+handler.addFilter(once)
+logging.getLogger().addHandler(handler)
+from xoscar_idle import logs
+logs.start()
+logging.getLogger("xoscar_idle").warning("a peer fell silent")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment(XOSCAR_IDLE_LOG="info"),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "PROGRAM a peer fell silent\n" in done.stderr
+
+
+def test_what_goes_to_stdout_elsewhere_goes_to_stderr_too() -> None:
+    program = """
+import logging, sys
+logging.basicConfig(stream=sys.stdout, level="INFO")
+from xoscar_idle import logs
+logs.start()
+logging.getLogger("xoscar_idle").warning("a peer fell silent")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment(XOSCAR_IDLE_LOG="info"),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "a peer fell silent" in done.stdout
+    assert "a peer fell silent" in done.stderr

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from xoscar_idle import monitor
+from xoscar_idle.observe import nobody
 
 pytestmark = [
     pytest.mark.integration,
@@ -319,3 +320,23 @@ def test_one_who_does_not_read_delays_others_but_not_for_ever(
             assert told.pid == 1
     finally:
         monitor.stop()
+
+
+def test_the_working_directory_is_no_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is Python's last resort, and another one for each who looks."""
+    monkeypatch.delenv("XOSCAR_IDLE_MONITOR", raising=False)
+    monkeypatch.delenv("TMPDIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    assert all(tmp_path not in place.parents for place in monitor.directories())
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert any(tmp_path in place.parents for place in monitor.directories())
+
+
+@pytest.mark.parametrize("own", ["relative", "yes", "/tmp"])
+def test_the_command_says_what_is_wrong_with_its_own_directory(
+    own: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XOSCAR_IDLE_MONITOR", own)
+    assert f"{own}" in nobody()
+    assert "start it with" not in nobody()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +14,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import xoscar as xo
+from xoscar.errors import ServerClosed
 
 import xoscar_idle
 from xoscar_idle import authentication, deadlines, router
@@ -19,7 +23,7 @@ from xoscar_idle.inquiry import ask
 from xoscar_idle.snapshot import Unobservable
 
 from . import environment
-from .hosting import pools
+from .hosting import pools, worker
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("error")]
 
@@ -213,6 +217,7 @@ keys = pytest.mark.skipif(
     ("ours", "theirs", "says"),
     [("", "a", "none is set here"), ("a", "", "one is set here"), ("a", "b", "one is set here")],
 )
+@pytest.mark.usefixtures("active")
 def test_a_key_that_does_not_fit_is_named(
     ours: str, theirs: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,7 +227,13 @@ def test_a_key_that_does_not_fit_is_named(
             await bounded(xoscar_idle.ping(address))
         with pytest.raises(Unobservable, match=says) as asked:
             await bounded(ask(address))
-        for caught in (pinged, asked):
+        calls = [asyncio.ensure_future(xo.actor_ref(address=address, uid=f"{n}")) for n in range(3)]
+        for error in await bounded(asyncio.gather(*calls, return_exceptions=True)):
+            assert isinstance(error, ServerClosed)
+            assert "the connection was closed" in str(error)
+        with pytest.raises(ServerClosed, match=says) as called:
+            await bounded(xo.actor_ref(address=address, uid="worker"))
+        for caught in (pinged, asked, called):
             assert "XOSCAR_AUTH_KEY" in str(caught.value)
             assert address in str(caught.value)
             assert "bytes read" not in str(caught.value)
@@ -230,6 +241,28 @@ def test_a_key_that_does_not_fit_is_named(
     with pools(XOSCAR_AUTH_KEY=theirs) as hosted:
         if ours:
             monkeypatch.setenv("XOSCAR_AUTH_KEY", ours)
+        xoscar_idle.install(idle_timeout=30)
+        asyncio.run(main())
+
+
+@keys
+@pytest.mark.usefixtures("active")
+def test_a_pool_that_is_killed_at_the_first_message_is_not_blamed_on_a_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        actor = await worker(hosted.addresses[0])
+        xoscar_idle.install(idle_timeout=30)  # the next call is the first on its connection
+        call = asyncio.ensure_future(actor.sleep(60))
+        while not xoscar_idle.statistics().requests_in_flight:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        os.kill(hosted.pid, signal.SIGKILL)
+        with pytest.raises(ServerClosed) as caught:
+            await bounded(call)
+        assert "XOSCAR_AUTH_KEY" not in str(caught.value)
+
+    monkeypatch.setenv("XOSCAR_AUTH_KEY", "a")
+    with pools() as hosted:
         asyncio.run(main())
 
 

@@ -202,6 +202,7 @@ class Net(Network):
         self.retrying: set[str] = set()  # routes whose connect lacked a descriptor once
         self.trouble: dict[str, set[Outcome]] = {}  # what became of connects since the last rest
         self.given_up: set[Any] = set()  # connects that were under way at a stop
+        self.leaving = False
         self.retired: set[Any] = set()  # connects that were under way when all was retired
         self.relieved = False
         self.violations: list[str] = []
@@ -234,7 +235,7 @@ class Net(Network):
         peer = Peer(address, self)
         if connect in self.given_up:
             peer.ends.add(ServerClosed)
-        peer.retired = connect in self.retired
+        peer.retired = connect in self.retired or connect.retire is not None
         self.peers.append(peer)
         return peer
 
@@ -518,7 +519,7 @@ class Connections(RuleBasedStateMachine):
             for net in self.nets:
                 net.caller.apply_settings()
 
-    @rule(net=NETS, how=st.sampled_from(["retire", "retire", "stop"]), turns=TURNS)
+    @rule(net=NETS, how=st.sampled_from(["retire", "for good", "resume", "stop"]), turns=TURNS)
     def leave(self, net: int, how: str, turns: int) -> None:
         where = self.nets[net]
 
@@ -528,12 +529,18 @@ class Connections(RuleBasedStateMachine):
 
         if how == "stop":
             self.others.append(self.loop.create_task(stopping()))
+        elif how == "resume":
+            where.caller.resume()
+            where.leaving = False
         else:
+            where.leaving = how == "for good"
             where.retired.update(where.caller._dials)
             for peer in where.peers:
                 peer.retired = True
             with self.loop.current():
                 where.caller.retire("stop")
+                if not where.leaving:
+                    where.caller.resume()
         self.loop.turn(turns)
 
     def teardown(self) -> None:

@@ -9,8 +9,19 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+from typing import Any
 
 from xoscar.backends.communication.errors import ChannelClosed
+from xoscar.backends.communication.socket import SocketChannel
+
+from . import router as routing
+from . import wire
+
+CONNECT_TIMEOUT = 1.0
+"""Seconds that connecting once more may take."""
+
+SILENCE = 0.3
+"""Seconds for which a connection has to be kept."""
 
 HUNG_UP = (EOFError, ConnectionResetError, BrokenPipeError, ChannelClosed)
 """What xoscar's channels raise when the other side has closed the connection."""
@@ -19,6 +30,37 @@ HUNG_UP = (EOFError, ConnectionResetError, BrokenPipeError, ChannelClosed)
 def has_key() -> bool:
     """Whether this process has a key."""
     return bool(os.environ.get("XOSCAR_AUTH_KEY"))
+
+
+def is_known() -> bool:
+    """Whether the xoscar that is installed here knows keys."""
+    return importlib.util.find_spec("xoscar.serialization._security") is not None
+
+
+def is_for(client: wire.Client) -> bool:
+    """Whether a key may be asked for on this connection."""
+    return isinstance(client.channel, SocketChannel) and is_known()
+
+
+async def keeps_silent_connections(router: Any, route: str) -> bool:
+    """Whether something at ``route`` accepts a connection, and keeps it while nothing is sent.
+
+    A process that is ending refuses one, or ends it at once.
+    """
+    try:
+        client = await routing.connect(router, route, CONNECT_TIMEOUT)
+    except Exception:
+        return False
+    try:
+        with routing.loose(route):
+            await asyncio.wait_for(client.recv(), SILENCE)
+    except asyncio.TimeoutError:
+        return True
+    except Exception:
+        return False
+    finally:
+        wire.abort(client)
+    return False
 
 
 def explained(error: Exception) -> str:
@@ -44,6 +86,6 @@ _RESET = ("Server may be closed", "Received empty bytes")  # what xoscar makes o
 
 
 def _here() -> str:
-    if importlib.util.find_spec("xoscar.serialization._security") is None:
+    if not is_known():
         return "the xoscar that is installed here knows none"
     return "one is set here" if has_key() else "none is set here"

@@ -37,8 +37,8 @@ monotonic: Clock = (
 )
 
 
-KEY_SHOWS = 1.0
-"""Seconds in which a pool hangs up on a connection whose key is not its own."""
+KEY_SHOWS = 5.0
+"""Seconds in which a pool, however busy, hangs up on a connection whose key is not its own."""
 
 NOWHERE: Lane[Any] = Lane(math.inf)
 """The lane of a connection that is in none: not yet, or no more."""
@@ -188,7 +188,7 @@ class CallerClient:
             use.append(f"{self.refs} in use")
         elif (since := self.idle_since) is not None:
             use.append(f"idle {self.now() - since:.1f}s")
-        return f"<CallerClient {self.route} {', '.join(use)}, {self.calls} calls>"
+        return f"<CallerClient {self.address} {', '.join(use)}, {self.calls} calls>"
 
     @property
     def thread(self) -> int:
@@ -299,14 +299,21 @@ class CallerClient:
                 raise wire.NotSent("the connection was closed before the message was written")
             await (self._send(message) if send is None else send())
         except BaseException as error:
-            self._forget(reply)
             if not isinstance(error, (ConnectionError, ChannelClosed)):
+                self._forget(reply)
                 raise
-            if self._end("peer" if isinstance(error, wire.NotSent) else "error", error):
-                self._task.cancel()
-            if isinstance(error, wire.NotSent):
+            unsent = isinstance(error, wire.NotSent)
+            try:
+                told = error if unsent else await self._explained(error)
+                if self._end("peer" if unsent else "error", told):
+                    self._task.cancel()
+            finally:
+                self._forget(reply)
+            if unsent:
                 raise
-            raise self._server_closed(error) from None
+            # The connection's task may have found out first, and have told more.
+            known = reply.exception() if reply.done() and not reply.cancelled() else None
+            raise known or self._server_closed(told) from None
         return reply
 
     def _settle(self, message_id: bytes, message: Any) -> None:
@@ -441,9 +448,7 @@ class CallerClient:
         except asyncio.CancelledError as error:
             self._end("loop", error)
         except EOFError as error:
-            if self._may_be_for_its_key():
-                error = EOFError(authentication.explained(error))
-            self._end("peer", error)
+            self._end("peer", await self._explained(error))
         except Exception as error:
             # A reply that cannot be read leaves the rest of the stream unreadable, too.
             self._end("error", error)
@@ -451,11 +456,19 @@ class CallerClient:
             await wire.close(self.client)
             self.state = State.CLOSED
 
-    def _may_be_for_its_key(self) -> bool:
-        # One that does not fit shows at once, and before anything has arrived. Where none is set, a
-        # process that has just died is more likely, and not to be blamed on it.
-        young = self.now() - self.opened < KEY_SHOWS
-        return young and not self.arrivals and bool(self._requests) and authentication.has_key()
+    async def _explained(self, error: Exception) -> Exception:
+        """What there is to say of a peer that hung up on the first message.
+
+        One that has ended hangs up, too. But where the key does not fit, the pool goes on.
+        """
+        first = not self.arrivals and self._requests and self.now() - self.opened < KEY_SHOWS
+        if (
+            first
+            and authentication.is_for(self.client)
+            and await authentication.keeps_silent_connections(self.router, self.route)
+        ):
+            return EOFError(authentication.explained(error))
+        return error
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         # A task that is cancelled before its first step, or while it closes, leaves this undone.

@@ -43,6 +43,8 @@ WHERE = "in a new process of this Python"
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 
+NEEDS = f"does nothing without {config.IDLE_TIMEOUT}, or install() in the program"
+
 
 @dataclass(frozen=True)
 class Check:
@@ -159,6 +161,7 @@ def _checks(told: dict[str, Any]) -> Iterator[Check]:
     for warning in told["warnings"]:
         yield Check("setting", PROBLEM, warning)
     yield from _misspelt()
+    yield from _user_timeout()
     yield _log()
     yield _monitor()
     yield _descriptors()
@@ -255,8 +258,24 @@ def _log() -> Check:
         text = f"to {handlers}; without any, warnings to stderr"
         return Check("log", OK, f"{text} ({logs.LOG}=info: all to stderr, too)", {"level": None})
     if not config.wanted():
-        return Check("log", NOTE, f"{logs.LOG} does nothing without {config.IDLE_TIMEOUT}")
+        return Check(
+            "log",
+            NOTE,
+            f"{logs.LOG} {NEEDS}",
+        )
     return Check("log", OK, f"from {level} on to stderr, and to {handlers}", {"level": level})
+
+
+def _user_timeout() -> Iterator[Check]:
+    """xoscar's own; it reads whatever is too large as it is, and no connect succeeds."""
+    raw = os.environ.get("XOSCAR_TCP_USER_TIMEOUT")
+    if raw and not values.whole(raw):
+        yield Check(
+            "setting",
+            PROBLEM,
+            f"XOSCAR_TCP_USER_TIMEOUT={values.shown(raw)} must be a whole number of milliseconds "
+            f"from 1 to {values.MOST_CONNECTIONS}",
+        )
 
 
 def _monitor() -> Check:
@@ -269,7 +288,9 @@ def _monitor() -> Check:
         return Check("monitor", PROBLEM, "Python has no unix sockets on this platform")
     if not config.wanted():
         return Check(
-            "monitor", NOTE, f"{monitor.MONITOR} does nothing without {config.IDLE_TIMEOUT}"
+            "monitor",
+            NOTE,
+            f"{monitor.MONITOR} {NEEDS}",
         )
     try:
         return Check("monitor", OK, f"sockets in {monitor.directory()}")

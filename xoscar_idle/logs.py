@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from . import values
 
@@ -68,14 +69,27 @@ def _others() -> Iterator[logging.Handler]:
 
 
 def _shows(handler: logging.Handler, record: logging.LogRecord) -> bool:
-    consoles = (sys.stderr, sys.stdout, sys.__stderr__, sys.__stdout__)
+    """Whether the handler writes the line to where ours would; one with filters may not.
+
+    A filter is not asked: it may keep count, and say something else when it is asked again.
+    """
     return (
         isinstance(handler, logging.StreamHandler)
         and handler.stream is not None
-        and handler.stream in consoles
+        and not handler.filters
         and record.levelno >= handler.level
-        and bool(handler.filter(record))
+        and _is_stderr(handler.stream)
     )
+
+
+def _is_stderr(stream: Any) -> bool:
+    """Whether it is stderr, or leads to the same terminal or file."""
+    if stream in (sys.stderr, sys.__stderr__):
+        return True
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), os.fstat(sys.stderr.fileno()))
+    except (OSError, ValueError, AttributeError):  # no descriptor, or a closed one
+        return False
 
 
 _console: Console | None = None

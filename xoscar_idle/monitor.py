@@ -82,11 +82,14 @@ def directories() -> list[Path]:
         return [own]
     places = []
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and _is_private(Path(runtime)):
+    if runtime and is_private(Path(runtime)):
         places.append(Path(runtime) / "xoscar-idle")
     temporary = ["/tmp"]
     with contextlib.suppress(OSError):  # none can be written to
-        temporary.insert(0, tempfile.gettempdir())
+        found = tempfile.gettempdir()
+        # The last that Python tries is the working directory, another one for each who looks.
+        if found != os.getcwd() or found == os.environ.get("TMPDIR"):
+            temporary.insert(0, found)
     places += [Path(place) / f"xoscar-idle-{os.geteuid()}" for place in temporary]
     return list(dict.fromkeys(places))
 
@@ -119,7 +122,7 @@ def _wrong_with(place: Path) -> str | None:
         pass
     except OSError as error:
         return f"cannot be made: {error.strerror}"
-    if not _is_private(place):
+    if not is_private(place):
         return "is not a directory that belongs to this user alone, with mode 700"
     if not os.access(place, os.W_OK | os.X_OK):
         return "cannot be written to"
@@ -130,7 +133,7 @@ def _path(directory: Path) -> Path:
     return directory / f"{os.getpid()}.sock"
 
 
-def _is_private(directory: Path) -> bool:
+def is_private(directory: Path) -> bool:
     """Whether it is a directory, no link to one, and closed to all but this user."""
     try:
         found = directory.lstat()
@@ -144,7 +147,7 @@ def offered() -> list[int]:
     """The processes of this user that offer a socket; what dead ones left is removed."""
     if not AVAILABLE:
         return []
-    private = [place for place in directories() if _is_private(place)]
+    private = [place for place in directories() if is_private(place)]
     for place in private:
         _sweep(place)
     return sorted({pid for place in private for pid, _ in _sockets(place)})
@@ -207,7 +210,7 @@ def ask(pid: int) -> snapshot.Snapshot | None:
     if not AVAILABLE:
         return None
     for place in directories():
-        if not _is_private(place):
+        if not is_private(place):
             continue
         with _unix_socket() as sock:
             try:

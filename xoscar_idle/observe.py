@@ -19,7 +19,16 @@ Target = int | str
 
 def nobody() -> str:
     """What to say where no process offers a monitor."""
+    try:
+        monitor.wanted()
+    except ValueError as error:
+        return str(error)
     place = monitor.own_directory()
+    if place is not None and place.exists() and not monitor.is_private(place):
+        return (
+            f"{monitor.MONITOR}={place} is not a directory that belongs to this user alone, "
+            "with mode 700"
+        )
     where, value = ("", "1") if place is None else (f" in {place}", place)
     return (
         f"no process of this user offers a monitor{where}: start it with {monitor.MONITOR}={value} "

@@ -148,5 +148,5 @@ class Prober:
             self._silent.pop(client, None)
             return
         if client.arrivals == arrivals and client.state in (State.OPEN, State.RETIRED):
-            logger.warning("%s shows no sign of life: %s", client.route, why)
+            logger.warning("%s shows no sign of life: %s", client.address, why)
             client.give_up(why, asked)

@@ -70,6 +70,9 @@ def _settings(settings: Mapping[str, Mapping[str, Any]]) -> str:
 def _from_outside(environ: Mapping[str, str] | None) -> str:
     if environ is None:
         return ""
+    place = monitor.own_directory(environ)
+    if place is not None and place != monitor.own_directory():
+        return f"; it was started with {monitor.MONITOR}={place}: give this command the same"
     if config.wanted(environ):
         raw = values.shown(environ[config.IDLE_TIMEOUT])
         return (

@@ -99,7 +99,7 @@ class ConnectionInfo:
     def __repr__(self) -> str:
         use = f"{self.references} in use" if self.idle is None else f"idle {self.idle:.1f}s"
         return (
-            f"<Connection {self.route} {self.state}, {use}, {self.calls} calls, "
+            f"<Connection {self.address} {self.state}, {use}, {self.calls} calls, "
             f"age {self.age:.1f}s, fd {self.descriptor}>"
         )
 

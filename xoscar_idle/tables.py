@@ -33,12 +33,13 @@ class Table:
         """Its lines, none of them longer than ``width``."""
         cells = [self.headers, *self.rows]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        needed, shown = min(widths[1], self.needed), list(range(len(widths)))
+        least = min(widths[1], 8)
+        needed, shown = max(least, min(widths[1], self.needed)), list(range(len(widths)))
         for each in self.spare:
             if _room(widths, shown, width) >= needed:
                 break
             shown.remove(each)
-        widths[1] = max(8, min(widths[1], _room(widths, shown, width)))
+        widths[1] = max(least, min(widths[1], _room(widths, shown, width)))
         return [self._line(row, widths, shown)[:width].rstrip() for row in cells]
 
     def _line(self, row: Sequence[str], widths: list[int], shown: list[int]) -> str:

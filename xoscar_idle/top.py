@@ -19,7 +19,7 @@ from . import keys, tables
 from .observe import Target, look
 from .snapshot import Snapshot
 
-KEYS = ": arrows, PgUp, PgDn, j and k scroll, q quits"
+KEYS = ": q quits; arrows, PgUp, PgDn, j and k scroll"
 
 STYLES = {
     r"\bactive\b": "green",

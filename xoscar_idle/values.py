@@ -191,10 +191,17 @@ def patterns(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         given: Collection[object] = value.split(",") if value.strip() else ()
     elif isinstance(value, Collection) and not isinstance(value, (bytes, bytearray, memoryview)):
-        given = value
+        given = _listed(value)
     else:
         raise ValueError("must be names of methods: text with commas, or a list of texts")
     return tuple(map(_pattern, given))
+
+
+def _listed(value: Collection[object]) -> Collection[object]:
+    try:
+        return list(value)
+    except Exception:  # an array without dimensions
+        raise ValueError("must be names of methods: text with commas, or a list of texts") from None
 
 
 def _pattern(value: object) -> str:
