@@ -40,8 +40,8 @@ STEPS = st.lists(
 def test_opened_is_open_and_closed_at_every_moment(steps: list[tuple[str, int]]) -> None:
     async def main() -> None:
         caller, network = ActorCaller(clock=loop.time, cap=Cap(3)), Network()
-        registry._threads.append(known := registry._Callers(lambda: None))
-        known[loop] = caller
+        registry._threads.append(held := registry._Held(lambda: None))
+        held.callers[loop] = caller
         waiting: list[tuple[Connection, Any, Any]] = []
         try:
             for step, n in steps:

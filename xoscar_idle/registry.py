@@ -19,23 +19,19 @@ from . import router
 from .caller import ActorCaller
 
 
-class _Callers(dict[asyncio.AbstractEventLoop, ActorCaller]):
-    """What one owner has in one thread, by loop."""
+class _Held:
+    """What one owner has in one thread."""
 
-    # By identity, in the list of all.
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__  # type: ignore[assignment]
-
-    def __init__(self, owner: weakref.ref[threading.local]) -> None:
-        super().__init__()
+    def __init__(self, owner: Callable[[], threading.local | None]) -> None:
         self.owner = owner
+        self.callers: dict[asyncio.AbstractEventLoop, ActorCaller] = {}
         self.orphaned = False
         """Their thread has ended; their loops have moved to others."""
 
 
 _lock = threading.RLock()  # reentrant: a finalizer may run wherever memory is allocated
 _pid = os.getpid()
-_threads: list[_Callers] = []
+_threads: list[_Held] = []
 _watched: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 _parents: list[ActorCaller] = []  # in a forked child: kept, since their destructors would act
 
@@ -58,7 +54,7 @@ def of_this_thread(owner: Any) -> list[ActorCaller]:
 def everywhere() -> list[ActorCaller]:
     """All callers of this process."""
     with _lock:
-        return [caller for callers in list(_threads) for caller in list(callers.values())]
+        return [caller for held in list(_threads) for caller in list(held.callers.values())]
 
 
 class _Anchor:
@@ -70,16 +66,17 @@ class _Anchor:
 def _create(local: threading.local, loop: asyncio.AbstractEventLoop) -> ActorCaller:
     _release(_closed_unseen)
     with _lock:
-        callers: _Callers | None = getattr(local, "idle_callers", None)
-        if callers is None:
+        held: _Held | None = getattr(local, "idle_held", None)
+        if held is None:
             # Without a callback: one that runs while Python destroys a threading.local is run over
             # by the garbage collector, which still finds the object (CPython 3.11, seen to crash).
-            callers = _Callers(weakref.ref(local))
-            local.idle_callers, local.idle_anchor = callers, _Anchor()
-            weakref.finalize(local.idle_anchor, _anchor_lost, callers).atexit = False
-            _threads.append(callers)
-        caller = _moved(callers, loop) or ActorCaller()
-        callers[loop] = caller
+            held = _Held(weakref.ref(local))
+            local.idle_held, local.idle_callers = held, held.callers
+            local.idle_anchor = _Anchor()
+            weakref.finalize(local.idle_anchor, _anchor_lost, held).atexit = False
+            _threads.append(held)
+        caller = _moved(local, loop) or ActorCaller()
+        held.callers[loop] = caller
     _watch(loop)
     return caller
 
@@ -99,11 +96,11 @@ def watch_loops() -> None:
         _watch(caller.loop)
 
 
-def _moved(callers: _Callers, loop: asyncio.AbstractEventLoop) -> ActorCaller | None:
-    """What the owner of ``callers`` had on ``loop`` while another thread ran it."""
-    for other in list(_threads):  # looking may collect an owner, whose callers then go
-        if other.owner() is callers.owner() and loop in other:
-            caller = other.pop(loop)
+def _moved(local: threading.local, loop: asyncio.AbstractEventLoop) -> ActorCaller | None:
+    """What the owner had on ``loop`` while another thread ran it."""
+    for held in list(_threads):  # looking may collect an owner, whose callers then go
+        if held.owner() is local and loop in held.callers:
+            caller = held.callers.pop(loop)
             caller.follow()
             _forget_orphans()
             return caller
@@ -111,7 +108,7 @@ def _moved(callers: _Callers, loop: asyncio.AbstractEventLoop) -> ActorCaller | 
 
 
 def _forget_orphans() -> None:
-    _threads[:] = [callers for callers in _threads if callers or not callers.orphaned]
+    _threads[:] = [held for held in _threads if held.callers or not held.orphaned]
 
 
 class _CloseAndRelease:
@@ -139,9 +136,9 @@ def _release(closed: Callable[[asyncio.AbstractEventLoop], bool]) -> None:
     """Let go of what there is on loops that are closed."""
     with _lock:
         found = [
-            callers.pop(loop)
-            for callers in list(_threads)
-            for loop in list(callers)
+            held.callers.pop(loop)
+            for held in list(_threads)
+            for loop in list(held.callers)
             if closed(loop)
         ]
         _forget_orphans()
@@ -154,20 +151,20 @@ def _closed_unseen(loop: asyncio.AbstractEventLoop) -> bool:
     return loop.is_closed() and loop not in _watched
 
 
-def _anchor_lost(callers: _Callers) -> None:
+def _anchor_lost(held: _Held) -> None:
     """Their thread has ended, or their owner has gone."""
     if os.getpid() != _pid:
         # A child that is just being forked drops the threads that it does not have, before any of
         # our hooks runs there: all of this is the parent's, and the lock may be held for ever.
         return
     with _lock:
-        callers.orphaned = True
+        held.orphaned = True
         # A loop that runs while its thread has ended runs in another thread, to which it has moved.
         # Its connections stay where the owner finds them, and are closed when idle as any.
         ended = [
-            callers.pop(loop)
-            for loop in list(callers)
-            if callers.owner() is None or not loop.is_running()
+            held.callers.pop(loop)
+            for loop in list(held.callers)
+            if held.owner() is None or not loop.is_running()
         ]
         _forget_orphans()
     for caller in ended:
@@ -185,11 +182,11 @@ def _end(caller: ActorCaller) -> None:
 def _forked() -> None:
     global _lock, _pid
     _lock, _pid = threading.RLock(), os.getpid()
-    for callers in _threads:
-        for caller in callers.values():
+    for held in _threads:
+        for caller in held.callers.values():
             caller.disown()
             _parents.append(caller)
-        callers.clear()
+        held.callers.clear()
     router.disown_loose()
 
 
