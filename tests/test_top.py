@@ -228,7 +228,9 @@ def test_keys_lead_to_what_does_not_fit(prelude: str) -> None:
         many_connections(60),
         terminal(100, "top", "--interval", "1000", f"{os.getpid()}", prelude=prelude) as shown,
     ):
-        shown.wait_for("1 process, 120 connections", "rows 1 to 32 of 121: arrows, PgUp, PgDn, j")
+        shown.wait_for(
+            "1 process, 120 connections", "rows 1 to 32 of 121: q quits; arrows, PgUp, PgDn, j"
+        )
         for keys, rows in (
             (b"j", "rows 2 to 33 of 121"),
             (b"\x1b[B", "rows 3 to 34 of 121"),
