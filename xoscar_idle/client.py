@@ -302,9 +302,10 @@ class CallerClient:
             if not isinstance(error, (ConnectionError, ChannelClosed)):
                 self._forget(reply)
                 raise
-            unsent = isinstance(error, wire.NotSent)
+            if unsent := isinstance(error, wire.NotSent):
+                self._forget(reply)  # it goes elsewhere; what there is to say is for the others
             try:
-                told = error if unsent else await self._explained(error)
+                told = await self._explained(error)
                 if self._end("peer" if unsent else "error", told):
                     self._task.cancel()
             finally:
@@ -447,11 +448,10 @@ class CallerClient:
                     del message  # the next one may be long in coming, and this one large
         except asyncio.CancelledError as error:
             self._end("loop", error)
-        except EOFError as error:
-            self._end("peer", await self._explained(error))
         except Exception as error:
             # A reply that cannot be read leaves the rest of the stream unreadable, too.
-            self._end("error", error)
+            reason = "peer" if isinstance(error, EOFError) else "error"
+            self._end(reason, await self._explained(error))
         if self.state is not State.CLOSED:  # severed: its loop runs nothing more
             await wire.close(self.client)
             self.state = State.CLOSED
@@ -464,6 +464,7 @@ class CallerClient:
         first = not self.arrivals and self._requests and self.now() - self.opened < KEY_SHOWS
         if (
             first
+            and isinstance(error, authentication.HUNG_UP)
             and authentication.is_for(self.client)
             and await authentication.keeps_silent_connections(self.router, self.route)
         ):
