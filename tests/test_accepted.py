@@ -161,6 +161,24 @@ def test_a_pause_within_a_message_is_no_idling(accepted: Any, cut: int) -> None:
     accepted(test)
 
 
+def test_time_for_a_message_begins_with_its_own_first_byte(accepted: Any) -> None:
+    async def test(pool: Pool, reader: Any, writer: Wire) -> None:
+        whole = await frame()
+        for n in range(5):
+            reader.feed_data(whole)
+            await asyncio.sleep(TIMEOUT - 1)
+            assert pool.executed == n + 1
+        for cut in range(0, 40, 20):  # in parts, each in time, and in time as a whole
+            reader.feed_data(whole[cut : cut + 20])
+            await asyncio.sleep(TIMEOUT / 2 - 1)
+        assert not writer.closed
+        reader.feed_data(whole[40:])
+        await settle()
+        assert pool.executed == 6
+
+    accepted(test)
+
+
 @pytest.mark.parametrize("sent", [1, 11, 40])
 def test_a_message_that_stalls_is_given_up(accepted: Any, sent: int) -> None:
     async def test(pool: Pool, reader: Any, writer: Wire) -> None:
