@@ -56,8 +56,8 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     "reference not given back on a failed send": (
         Edit(
             "client.py",
-            "                self._forget(reply)\n                raise\n            unsent",
-            "                raise\n            unsent",
+            "                self._forget(reply)\n                raise\n            if unsent",
+            "                raise\n            if unsent",
         ),
     ),
     "reference not given back on cancellation": (
