@@ -144,6 +144,17 @@ def test_levels_are_those_of_logging(level: str) -> None:
     assert isinstance(logging.getLevelName(level.upper()), int)
 
 
+def with_info(program: str) -> subprocess.CompletedProcess[str]:
+    """What the program prints where our lines are asked for."""
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment(XOSCAR_IDLE_LOG="info"),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
 def test_a_filter_that_keeps_count_is_not_asked_for_ours() -> None:
     program = """
 import logging, sys
@@ -160,13 +171,7 @@ from xoscar_idle import logs
 logs.start()
 logging.getLogger("xoscar_idle").warning("a peer fell silent")
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment(XOSCAR_IDLE_LOG="info"),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = with_info(program)
     assert "PROGRAM a peer fell silent\n" in done.stderr
 
 
@@ -178,12 +183,6 @@ from xoscar_idle import logs
 logs.start()
 logging.getLogger("xoscar_idle").warning("a peer fell silent")
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment(XOSCAR_IDLE_LOG="info"),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = with_info(program)
     assert "a peer fell silent" in done.stdout
     assert "a peer fell silent" in done.stderr

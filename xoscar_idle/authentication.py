@@ -27,11 +27,6 @@ HUNG_UP = (EOFError, ConnectionResetError, BrokenPipeError, ChannelClosed)
 """What xoscar's channels raise when the other side has closed the connection."""
 
 
-def has_key() -> bool:
-    """Whether this process has a key."""
-    return bool(os.environ.get("XOSCAR_AUTH_KEY"))
-
-
 def is_known() -> bool:
     """Whether the xoscar that is installed here knows keys."""
     return importlib.util.find_spec("xoscar.serialization._security") is not None
@@ -88,4 +83,4 @@ _RESET = ("Server may be closed", "Received empty bytes")  # what xoscar makes o
 def _here() -> str:
     if not is_known():
         return "the xoscar that is installed here knows none"
-    return "one is set here" if has_key() else "none is set here"
+    return "one is set here" if os.environ.get("XOSCAR_AUTH_KEY") else "none is set here"

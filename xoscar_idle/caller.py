@@ -97,6 +97,11 @@ class _Connect:
             if not waiter.done():
                 waiter.set_exception(copy_error(settable(error)))
 
+    def opened(self) -> wire.Client | None:
+        """The connection, where it is open and the loop had no turn yet to hand it out."""
+        done = self.task.done() and not self.task.cancelled()
+        return self.task.result() if done and self.task.exception() is None else None
+
     def give_up(self) -> None:
         """Nobody wants it any more."""
         self.given_up = True
@@ -387,10 +392,8 @@ class ActorCaller(Periodic):
             task._log_destroy_pending = False
         for connect in self._dials:
             connect.seat.leave()
-            # Connected, but the loop had no turn left to hand it out.
-            done = connect.task.done() and not connect.task.cancelled()
-            if done and connect.task.exception() is None:
-                wire.sever(connect.task.result(), self.loop)
+            if (connection := connect.opened()) is not None:
+                wire.sever(connection, self.loop)
         clients = list(self._all.values())
         for client in clients:
             client.seat.leave()
@@ -418,10 +421,9 @@ class ActorCaller(Periodic):
         for client in self._all.values():
             client.disown()
         for connect in self._dials:
-            done = connect.task.done() and not connect.task.cancelled()
-            if done and connect.task.exception() is None:
-                wire.disown(connect.task.result())
-            elif not done:
+            if (connection := connect.opened()) is not None:
+                wire.disown(connection)
+            elif not connect.task.done():
                 routing.disown_too(connect.route)
 
     def idlest(self) -> tuple[float, CallerClient] | None:
@@ -535,14 +537,12 @@ class ActorCaller(Periodic):
             # The idle clock starts when the connection opens: one that is never used expires, too.
             self._file(client, client.opened)
             client.listen()
-        except BaseException as error:
+        except BaseException:
             connect.seat.leave()
             wire.abort(connection)  # first: what follows may fail, too
             self._all.pop(connection, None)
             if client is not None:
                 client.abandon()
-            if not isinstance(error, Exception):  # it ends the loop, and those who wait with it
-                connect.fail(error)
             raise
         try:
             connect.succeed(client)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import values
-from .values import seconds as seconds
 
 logger = logging.getLogger("xoscar_idle")
 
