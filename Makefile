@@ -14,10 +14,12 @@ BENCH := .venv/.bench-$(KEY)
 OLDEST := .venv-oldest/.ready-$(KEY)
 
 # What depends on xoscar, for its oldest supported version.
-OLDEST_TESTS := $(addprefix tests/test_,$(addsuffix .py,activation places caller mixed pools accepted loops stock))
+OLDEST_TESTS := tests/test_activation.py \
+	$(addprefix tests/whole/test_,$(addsuffix .py,places mixed pools)) \
+	$(addprefix tests/connections/test_,$(addsuffix .py,accepted caller loops preexisting))
 
 # It runs as a user who may not write what coverage measures.
-AS_NOBODY := tests/test_top.py::test_a_foreign_users_process
+AS_NOBODY := tests/commands/test_top.py::test_a_foreign_users_process
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test bench compat coverage fuzz chaos churn mutants format clean
@@ -48,16 +50,16 @@ coverage: $(READY) $(NIXL) ## run the tests and list the lines and branches that
 	$(BIN)/coverage report
 
 fuzz: $(READY) ## run the stateful tests for long (FUZZ=10000 sequences)
-	XOSCAR_IDLE_FUZZ=$(or $(FUZZ),10000) $(BIN)/python -m pytest --timeout 3600 tests/test_stateful.py
+	XOSCAR_IDLE_FUZZ=$(or $(FUZZ),10000) $(BIN)/python -m pytest --timeout 3600 tests/connections/test_stateful.py
 
 chaos: $(READY) ## kill, stop, add and remove pools under load (CHAOS=600 seconds)
-	$(BIN)/python -m tests.chaos $(or $(CHAOS),600) $(SEEDS)
+	$(BIN)/python -m tests.whole.chaos $(or $(CHAOS),600) $(SEEDS)
 
 churn: $(READY) ## let event loops come and go in many threads (CHURN=60 seconds, four times)
-	$(BIN)/python -m tests.churn $(or $(CHURN),60)
+	$(BIN)/python -m tests.whole.churn $(or $(CHURN),60)
 
 mutants: $(READY) ## put faults in and see whether the tests find them
-	@$(BIN)/python -m tests.mutants
+	@$(BIN)/python -m tests.whole.mutants
 
 format: $(READY) ## format the code and mend what the linter can
 	$(BIN)/ruff format

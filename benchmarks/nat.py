@@ -45,7 +45,7 @@ class Caller:
 
 
 def _measure(endpoints: int, rounds: int) -> dict[str, list[list[Any]]]:
-    from tests.nat import nat
+    from tests.support.nat import nat
 
     with nat(REMEMBER) as box:
 
@@ -80,9 +80,9 @@ def nat(endpoints: int, rounds: int) -> None:
         f"calls all of them at once, {rounds} times. Counted are the calls after the silence. "
         f"Stock and ours ({TIMEOUT:g} s) run side by side. A call is given up after {BOUND:g} s.",
     )
-    reason: str | None = "tests/nat.py, which makes one, is not in this checkout"
-    if importlib.util.find_spec("tests") and importlib.util.find_spec("tests.nat"):
-        from tests.nat import unavailable
+    reason: str | None = "tests/support/nat.py, which makes one, is not in this checkout"
+    if importlib.util.find_spec("tests") and importlib.util.find_spec("tests.support.nat"):
+        from tests.support.nat import unavailable
 
         reason = unavailable()
     if reason is not None:

@@ -8,11 +8,11 @@ import pytest
 
 import xoscar_idle
 from xoscar_idle import activation, config
-from xoscar_idle.caller import ActorCaller
-from xoscar_idle.cap import Cap
+from xoscar_idle.connections.caller import ActorCaller
+from xoscar_idle.connections.cap import Cap
 
-from . import leaks
-from .memory import Network, VirtualTimeLoop
+from .support import leaks
+from .support.memory import Network, VirtualTimeLoop
 
 Run = Callable[[Callable[..., Coroutine[Any, Any, None]]], None]
 

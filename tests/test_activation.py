@@ -129,10 +129,10 @@ def test_a_process_in_which_activation_failed_tells_why() -> None:
     program = """
 import importlib.metadata, os
 importlib.metadata.version = lambda name: "0.13.0"
-import xoscar, xoscar_idle.monitor
-print(xoscar_idle.monitor.ask(os.getpid()).note)
+import xoscar, xoscar_idle.telemetry.monitor
+print(xoscar_idle.telemetry.monitor.ask(os.getpid()).note)
 xoscar_idle.uninstall()
-print(xoscar_idle.monitor.ask(os.getpid()))
+print(xoscar_idle.telemetry.monitor.ask(os.getpid()))
 """
     note, asked_later = python(program, **{VARIABLE: "5", "XOSCAR_IDLE_MONITOR": "1"}).splitlines()
     assert note.startswith("xoscar-idle is not active in it: xoscar 0.13.0 was left as it is: ")

@@ -12,9 +12,9 @@ import asyncio, sys, time
 real, offset = time.time, 0.0
 time.time = lambda: real() + offset  # before anybody keeps the real one
 
-from tests.memory import Network
+from tests.support.memory import Network
 from xoscar_idle import config
-from xoscar_idle.caller import ActorCaller
+from xoscar_idle.connections.caller import ActorCaller
 
 async def main(seconds):
     global offset

@@ -88,7 +88,13 @@ def test_every_name_and_every_module_first_in_each_order_with_xoscar() -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("module", ["deadlines", "probe", "wire", "caller", "inquiry"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        *(f"connections.{name}" for name in ("deadlines", "probe", "transports", "caller")),
+        "telemetry.pool_query",
+    ],
+)
 def test_two_threads_import_xoscar_and_one_of_ours(module: str) -> None:
     """Each waits in the middle until the other has got as far as it can."""
     program = f"""
@@ -129,7 +135,8 @@ def run(first, second):
         f'{program}WAITS = "ours", "xoscar", 20\nrun(ours, theirs){rest}',
         # Activation is under way, within the import of xoscar, when ours begins to be imported.
         f'{program}WAITS = "theirs", "xoscar_idle.activation", 20\nrun(theirs, ours){rest}',
-        f'{program}WAITS = "theirs", "xoscar_idle.inquiry", 20\nrun(theirs, ours){rest}',
+        f'{program}WAITS = "theirs", "xoscar_idle.telemetry.pool_query", 20\n'
+        f"run(theirs, ours){rest}",
     ]
     assert outputs(programs) == ["True\n"] * 4
 
@@ -175,7 +182,11 @@ def test_a_thread_installs_and_another_imports(name: str) -> None:
     programs = [
         f"{PAUSES}\nPAUSES_IN, PAUSES_AT = {first!r}, {at!r}\nrun({first!r}, {second!r})"
         for first, second in ((installs, imports), (imports, installs))
-        for at in ("xoscar.backends.message", "xoscar_idle.transfer", "xoscar_idle.router")
+        for at in (
+            "xoscar.backends.message",
+            "xoscar_idle.connections.leases",
+            "xoscar_idle.connections.routing",
+        )
     ]
     assert outputs(programs) == ["[] True 5.0\n"] * 6
 
@@ -186,7 +197,11 @@ def test_a_thread_imports_xoscar_and_another_a_name_of_ours(name: str) -> None:
     programs = [
         f"{PAUSES}\nPAUSES_IN, PAUSES_AT = {first!r}, {at!r}\nrun({first!r}, {second!r})"
         for first, second in ((theirs, ours), (ours, theirs))
-        for at in ("xoscar.backends.message", "xoscar.backends.core", "xoscar_idle.deadlines")
+        for at in (
+            "xoscar.backends.message",
+            "xoscar.backends.core",
+            "xoscar_idle.connections.deadlines",
+        )
     ]
     assert outputs(programs) == ["[] True 30.0\n"] * 6
 
@@ -196,11 +211,11 @@ def test_what_prevented_activation_is_told() -> None:
 import sys
 class Broken:
     def find_spec(self, name, path, target=None):
-        if name == "xoscar_idle.registry":
+        if name == "xoscar_idle.connections.registry":
             raise ImportError("broken")
 sys.meta_path.insert(0, broken := Broken())
 import logging; logging.getLogger("xoscar_idle").setLevel("CRITICAL")
-try: import xoscar_idle.stock, xoscar_idle.registry
+try: import xoscar_idle.connections.preexisting, xoscar_idle.connections.registry
 except ImportError as error: print(error)
 from xoscar_idle.activation import is_active, why_inactive
 print(is_active(), why_inactive())

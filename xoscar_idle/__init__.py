@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from .activation import UnsupportedXoscar, configure, install, is_active, uninstall
     from .config import Settings
     from .config import current as settings
-    from .deadlines import CallTimeout, deadline
-    from .probe import ping
-    from .stats import ConnectionInfo, Statistics, connections, statistics
+    from .connections.deadlines import CallTimeout, deadline
+    from .connections.probe import ping
+    from .connections.statistics import ConnectionInfo, Statistics, connections, statistics
 
 __version__ = "0.1.0"
 
@@ -38,23 +38,23 @@ __all__ = [
 # Where the public names live. They are imported on first use: the package itself is imported at
 # every Python start with the variable set, xoscar or not.
 _HOMES = {
-    "CallTimeout": "deadlines:CallTimeout",
-    "ConnectionInfo": "stats:ConnectionInfo",
+    "CallTimeout": "connections.deadlines:CallTimeout",
+    "ConnectionInfo": "connections.statistics:ConnectionInfo",
     "Settings": "config:Settings",
-    "Statistics": "stats:Statistics",
+    "Statistics": "connections.statistics:Statistics",
     "UnsupportedXoscar": "activation:UnsupportedXoscar",
     "configure": "activation:configure",
-    "connections": "stats:connections",
-    "deadline": "deadlines:deadline",
+    "connections": "connections.statistics:connections",
+    "deadline": "connections.deadlines:deadline",
     "install": "activation:install",
     "is_active": "activation:is_active",
-    "ping": "probe:ping",
+    "ping": "connections.probe:ping",
     "settings": "config:current",
-    "statistics": "stats:statistics",
+    "statistics": "connections.statistics:statistics",
     "uninstall": "activation:uninstall",
 }
 
-_NEED_XOSCAR = ("deadlines", "probe")
+_NEED_XOSCAR = ("connections.deadlines", "connections.probe")
 
 
 def __getattr__(name: str) -> object:

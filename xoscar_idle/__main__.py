@@ -1,5 +1,5 @@
 """``python -m xoscar_idle`` is the command ``xoscar-idle``."""
 
-from .cli import main
+from .commands.cli import main
 
 main(prog_name="xoscar-idle")

@@ -49,7 +49,8 @@ class Place:
 
 def _places() -> list[Place]:
     # Imported here: `import xoscar_idle` must not import xoscar.
-    from . import deadlines, frames, inquiry, registry, router, server, stock, transfer
+    from .connections import accepted, deadlines, frames, leases, preexisting, registry, routing
+    from .telemetry import pool_query
 
     def call(
         self: Any,
@@ -63,11 +64,11 @@ def _places() -> list[Place]:
         return caller.call(router, dest_address, message, wait, proxy_addresses)
 
     def call_with_client(self: Any, client: Any, message: Any, wait: bool = True) -> Any:
-        caller = stock.holder(self, client) or registry.here(self)
+        caller = preexisting.holder(self, client) or registry.here(self)
         return caller.call_with_client(client, message, wait)
 
     def call_send_buffers(self: Any, client: Any, *args: Any, **kwargs: Any) -> Any:
-        caller = stock.holder(self, client) or registry.here(self)
+        caller = preexisting.holder(self, client) or registry.here(self)
         return caller.call_send_buffers(client, *args, **kwargs)
 
     def cancel_tasks(self: Any) -> None:
@@ -79,7 +80,7 @@ def _places() -> list[Place]:
         return getattr(registry.here(self), name)
 
     caller = "xoscar.backends.core:ActorCaller"
-    routing = "xoscar.backends.router:Router"
+    router = "xoscar.backends.router:Router"
     context = "xoscar.backends.context:IndigenActorContext"
     pool = "xoscar.backends.pool:AbstractActorPool"
     main_pool = "xoscar.backends.pool:MainActorPoolBase"
@@ -106,38 +107,38 @@ def _places() -> list[Place]:
             lambda _: cancel_tasks,
         ),
         Place(
-            routing,
+            router,
             "get_client",
             "opens a connection each time and keeps none",
-            lambda _: router.get_client,
+            lambda _: routing.get_client,
             ("self", "external_address", "from_who", "cached", "proxy_addresses", "kw"),
         ),
         Place(
-            routing,
+            router,
             "get_client_via_type",
             "the same for one transport",
-            lambda _: router.get_client_via_type,
+            lambda _: routing.get_client_via_type,
             ("self", "external_address", "client_type", "from_who", "cached", "kw"),
         ),
         Place(
             context,
             "copy_to_buffers",
             "holds a lease on the connection for the whole transfer",
-            transfer.leased,
+            leases.leased,
             ("self", "local_buffers", "remote_buffer_refs", "block_size"),
         ),
         Place(
             context,
             "copy_to_fileobjs",
             "the same for file objects",
-            transfer.leased,
+            leases.leased,
             ("self", "local_fileobjs", "remote_fileobj_refs", "block_size"),
         ),
         Place(
             pool,
             "on_new_channel",
             "keeps accepted connections alive, and closes those that stay idle",
-            server.serve,
+            accepted.serve,
             ("self", "channel"),
         ),
         Place(
@@ -150,14 +151,14 @@ def _places() -> list[Place]:
             pool,
             "process_message",
             "tells which accepted connections have a request in process",
-            server.process,
+            accepted.process,
             ("self", "message", "channel"),
         ),
         Place(
             pool,
             "handle_control_command",
             "answers xoscar-idle top and stats, which ask over xoscar itself",
-            inquiry.answer,
+            pool_query.answer,
             ("self", "message"),
         ),
         Place(
@@ -171,7 +172,7 @@ def _places() -> list[Place]:
             "xoscar.backends.core:ActorCallerThreadLocal",
             "_listen_client",
             "what xoscar was connecting at install() is drained, too",
-            stock.listen,
+            preexisting.listen,
             ("self", "client"),
         ),
     ]
@@ -252,7 +253,9 @@ def install(**changes: Any) -> Settings:
     # Nothing of ours is imported under the lock: another thread that just imports it activates by
     # environment at its end, and would wait for the lock while we wait for the import. And what we
     # import may activate, too.
-    from . import logs, metrics, monitor, registry, server, stock
+    from . import logs
+    from .connections import accepted, preexisting, registry
+    from .telemetry import metrics, monitor
 
     places = _places()
     with _lock:
@@ -276,8 +279,8 @@ def install(**changes: Any) -> Settings:
             for caller in registry.everywhere():
                 with contextlib.suppress(RuntimeError):  # its loop has just been closed
                     caller.loop.call_soon_threadsafe(caller.resume)
-            stock.drain()
-            server.adopt()
+            preexisting.drain()
+            accepted.adopt()
             metrics.arm()
             monitor.start()
         except BaseException:
@@ -303,33 +306,35 @@ def configure(**changes: Any) -> Settings:
         before = config.current()
         chosen = before.changed(**changes)
         if changes:
-            from . import registry, server, stock
+            from .connections import accepted, preexisting, registry
 
             _put_in_force(chosen, changes)
             _export_changes(changes)
             for caller in registry.everywhere():
                 with contextlib.suppress(RuntimeError):  # its loop has just been closed
                     caller.loop.call_soon_threadsafe(caller.apply_settings)
-            server.apply_settings()
+            accepted.apply_settings()
             if chosen.idle_timeout and not before.idle_timeout:
-                stock.drain()  # what xoscar had open has been left so far
+                preexisting.drain()  # what xoscar had open has been left so far
             logger.info("reconfigured with %s", chosen)
         return chosen
 
 
 def uninstall() -> None:
     """Put everything back; our connections close as soon as nobody uses them."""
-    from . import logs, monitor  # not under the lock, as in install()
+    from . import logs
+    from .telemetry import monitor  # not under the lock, as in install()
 
     with _lock:
         monitor.stop()
         logs.stop()
         if not is_active() and not _environment_before:
             return
-        from . import cap, metrics, registry, server, stock
+        from .connections import accepted, cap, preexisting, registry
+        from .telemetry import metrics
 
         metrics.disarm()
-        stock.stop()
+        preexisting.stop()
         while _replaced:
             owner, name, before = _replaced.pop()
             if before is None:
@@ -342,14 +347,14 @@ def uninstall() -> None:
                 caller.loop.call_soon_threadsafe(caller.retire, "stop")
         config.reset()
         cap.process.limit = 0
-        server.forget()
+        accepted.forget()
         for name, value in _environment_before.items():
             _set_variable(name, value)
         _environment_before.clear()
 
 
 def _put_in_force(chosen: Settings, given: Iterable[str]) -> None:
-    from . import cap
+    from .connections import cap
 
     config.use(chosen, "code", given)
     cap.process.limit = chosen.max_connections
@@ -396,7 +401,7 @@ def activate_from_environment() -> None:
     try:
         install()
     except Exception as error:
-        from . import monitor
+        from .telemetry import monitor
 
         _prevented = " ".join(f"{error}".split()) or type(error).__name__
         monitor.start()  # it tells what prevented it

@@ -1,0 +1,138 @@
+"""The demonstration, small, in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from xoscar_idle.commands.demo import demo
+
+pytestmark = pytest.mark.integration
+
+PROGRAM = "import sys; from xoscar_idle.commands.demo import demo; sys.exit(demo({}))"
+SMALL = "endpoints=24, seconds=6.0, idle_timeout=1.0"
+CHILDREN = 6  # a client and two servers per side
+
+
+@contextlib.contextmanager
+def running(arguments: str, prelude: str = "") -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", prelude + PROGRAM.format(arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def children(process: subprocess.Popen[str], count: int) -> list[psutil.Process]:
+    """The child processes, once there are ``count`` at least."""
+    deadline = time.monotonic() + 30
+    while len(found := psutil.Process(process.pid).children()) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+def cells(output: str, row: str) -> list[str]:
+    """What the table says in that row, of the stock and of the reaping client."""
+    (line,) = re.findall(rf"^{row} +(.*)$", output, re.MULTILINE)
+    return re.split(r" {2,}", line)
+
+
+def test_shows_the_difference() -> None:
+    with running(SMALL) as process:
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    for row in ("client's descriptors, final", "servers' descriptors, final"):
+        stock, reaping = map(int, cells(output, row))
+        assert stock == reaping + 24
+    stock, reaping = map(int, cells(output, "client's descriptors, peak"))
+    assert stock > reaping
+    assert len(set(cells(output, "calls made"))) == 1
+    assert cells(output, "calls lost") == ["0", "0"]
+    for row in ("latency, median", "latency, p99"):
+        assert all(0 < float(cell.removesuffix(" ms")) < 1000 for cell in cells(output, row))
+
+
+@pytest.mark.parametrize("when", ["starting", "visiting"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_leaves_no_process_behind_when_interrupted(number: signal.Signals, when: str) -> None:
+    with running(SMALL) as process:
+        if when == "visiting":
+            assert process.stdout is not None
+            while "visiting" not in process.stdout.readline():
+                assert process.poll() is None
+        found = children(process, 1 if when == "starting" else CHILDREN)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    assert "Interrupted" in output
+    assert not [child for child in found if child.is_running()]  # without waiting for them
+
+
+def test_leaves_no_process_behind_when_killed() -> None:
+    with running(SMALL) as process:
+        found = children(process, CHILDREN)
+        process.kill()
+        process.communicate(timeout=20)
+    _, alive = psutil.wait_procs(found, timeout=20)
+    assert not alive
+
+
+def test_says_which_child_failed() -> None:
+    with running(SMALL) as process:
+        client = next(child for child in children(process, CHILDREN) if "client" in child.cmdline())
+        client.kill()
+        output, _ = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert re.search(r"Failed: the (stock|reaping) client ended with exit status -9\.", output)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit there")
+def test_adapts_to_the_limits_on_descriptors() -> None:
+    lower = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (50, 100)); "
+    with running("endpoints=300, seconds=1.5, idle_timeout=0.5", lower) as process:
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert "36 endpoints instead of 300" in output
+    stock, reaping = map(int, cells(output, "client's descriptors, final"))
+    assert stock == reaping + 36
+
+
+def test_says_how_many_calls_were_lost() -> None:
+    with running(SMALL) as process:
+        assert process.stdout is not None
+        while "visiting" not in process.stdout.readline():
+            assert process.poll() is None
+        server = next(c for c in children(process, CHILDREN) if "server" in c.cmdline())
+        server.kill()
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert re.search(
+        r"Failed: the (stock|reaping) client lost \d+ of \d+ calls, the first to 127", output
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"endpoints": 1}, "endpoints must be 2 or more, got 1"),
+        ({"seconds": 0.0}, "seconds must be finite and more than 0, got 0"),
+        ({"seconds": float("inf")}, "seconds must be finite and more than 0, got inf"),
+        ({"idle_timeout": 0.0}, "idle_timeout must be more than 0 .* got 0"),
+        ({"seconds": 9.0, "idle_timeout": 3.5}, "got 3.5 of 9: give 0 < idle_timeout <= 3,"),
+        ({"idle_timeout": float("nan")}, "idle_timeout must be more than 0 .* got nan"),
+    ],
+)
+def test_refuses_bad_arguments(arguments: dict[str, float], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        demo(**arguments)  # type: ignore[arg-type]

@@ -1,0 +1,57 @@
+"""``xoscar-idle run``: what its command finds in the environment."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from .. import environment
+
+OFF = "xoscar-idle: runs without idle closing: XOSCAR_IDLE_TIMEOUT is off\n"
+
+
+@pytest.mark.parametrize(
+    ("variable", "options", "found", "told"),
+    [
+        (None, [], "30", ""),
+        ("", [], "30", ""),
+        (" ", [], "30", ""),
+        ("7.5", [], "7.5", ""),
+        ("0", [], "0", ""),
+        ("off", [], "off", OFF),
+        (" OFF ", [], " OFF ", OFF),
+        ("7", ["--idle-timeout", "2.5"], "2.5", ""),
+        ("7", ["--idle-timeout", "0"], "0", ""),
+        ("7", ["--idle-timeout", "1e6"], "1000000", ""),
+        ("7", ["--idle-timeout", "off"], "off", OFF),
+    ],
+)
+def test_the_timeout_of_the_command(
+    variable: str | None, options: list[str], found: str, told: str
+) -> None:
+    variables = {} if variable is None else {"XOSCAR_IDLE_TIMEOUT": variable}
+    command = ["sh", "-c", 'printf "%s" "$XOSCAR_IDLE_TIMEOUT"']
+    done = subprocess.run(
+        [sys.executable, "-m", "xoscar_idle", "run", *options, "--", *command],
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, found, told)
+
+
+@pytest.mark.parametrize("value", ["nan", "-1", "1e-9", "", "٣٠", "9" * 5000])
+def test_a_bad_timeout(value: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "xoscar_idle", "run", "--idle-timeout", value, "--", "true"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "--idle-timeout: idle_timeout must be" in done.stderr
+    assert len(done.stderr) < 400

@@ -1,0 +1,690 @@
+"""``xoscar-idle top`` and ``stats``: in a real terminal, on real pools, and asked nonsense."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyte
+import pytest
+import xoscar as xo
+
+from xoscar_idle.commands import tables, top
+from xoscar_idle.telemetry.snapshot import Snapshot
+
+from ..support.hosting import Pools, pools, worker
+
+pytestmark = pytest.mark.integration
+
+BOUND = 30.0
+COMMAND = "from xoscar_idle.commands.cli import main; main(prog_name='xoscar-idle')"
+WITHOUT_RICH = "import sys; sys.modules['rich'] = None; "
+
+
+class Caller(xo.StatelessActor):  # type: ignore[misc]
+    """Has a call in flight for as long as it is told."""
+
+    async def call(self, address: str, seconds: float) -> None:
+        await (await worker(address)).sleep(seconds)
+
+
+@pytest.fixture(autouse=True)
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the sockets are, for these tests alone."""
+    with tempfile.TemporaryDirectory() as directory:
+        monkeypatch.setenv("XOSCAR_IDLE_MONITOR", directory)
+        yield Path(directory)
+
+
+def run(*arguments: str, prelude: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", prelude + COMMAND, *arguments],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=BOUND,
+        check=False,
+    )
+
+
+class Terminal:
+    """A pseudo-terminal in which the command runs, and its screen."""
+
+    def __init__(self, columns: int, *arguments: str, prelude: str = "") -> None:
+        self.columns = columns
+        self.screen = pyte.Screen(columns, 40)
+        self.output = ""
+        self._stream = pyte.Stream(self.screen)
+        self._lock = threading.Lock()
+        self._ours, self._theirs = os.openpty()
+        self.mode = termios.tcgetattr(self._theirs)
+        fcntl.ioctl(self._theirs, termios.TIOCSWINSZ, struct.pack("4H", 40, columns, 0, 0))
+        # Ctrl-C goes to those whose controlling terminal it is.
+        control = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+        environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", control + prelude + COMMAND, *arguments],
+            stdin=self._theirs,
+            stdout=self._theirs,
+            stderr=self._theirs,
+            env={**environment, "TERM": "xterm-256color"},
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):  # the other side is closed
+            while data := os.read(self._ours, 65536):
+                with self._lock:
+                    text = data.decode()
+                    self.output += text
+                    self._stream.feed(text)
+
+    def lines(self) -> list[str]:
+        with self._lock:
+            return [text.rstrip() for text in self.screen.display]
+
+    def wait_for(self, *patterns: str) -> None:
+        """Until the screen has a line that matches, for each."""
+        deadline = time.monotonic() + BOUND
+        while not all(any(re.search(p, each) for each in self.lines()) for p in patterns):
+            assert time.monotonic() < deadline, (patterns, "\n".join(self.lines()))
+            assert self.process.poll() is None, "\n".join(self.lines())
+            time.sleep(0.02)
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._ours, keys)
+
+    def press(self, key: bytes) -> int:
+        """Press it; the exit status."""
+        self.type(key)
+        return self.process.wait(BOUND)
+
+    def takes_single_keys(self) -> bool:
+        local: int = termios.tcgetattr(self._theirs)[3]
+        return not local & termios.ICANON
+
+    def is_as_before(self) -> bool:
+        return termios.tcgetattr(self._theirs) == self.mode
+
+    def be_taken_by_a_shell(self) -> None:
+        termios.tcsetattr(self._theirs, termios.TCSANOW, self.mode)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._theirs)
+        self._reader.join(BOUND)
+        os.close(self._ours)
+
+
+@contextlib.contextmanager
+def terminal(columns: int, *arguments: str, prelude: str = "") -> Iterator[Terminal]:
+    opened = Terminal(columns, *arguments, prelude=prelude)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def three_processes() -> Iterator[tuple[Pools, str, Pools]]:
+    """A pool of three, the directory of their sockets, and a pool for them to call."""
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        pools(
+            1,
+            2,
+            XOSCAR_IDLE_TIMEOUT="1.5",
+            XOSCAR_IDLE_MONITOR=directory,
+        ) as hosted,
+        pools() as target,
+    ):
+        yield hosted, directory, target
+
+
+@pytest.mark.parametrize(
+    ("asked", "columns", "prelude"),
+    [
+        pytest.param("pool", 80, "", id="pool-80-rich"),
+        pytest.param("pool", 120, WITHOUT_RICH, id="pool-120-plain"),
+        pytest.param("processes", 80, WITHOUT_RICH, id="processes-80-plain"),
+        pytest.param("processes", 120, "", id="processes-120-rich"),
+    ],
+)
+def test_connections_appear_fall_idle_and_go(
+    asked: str,
+    columns: int,
+    prelude: str,
+    three_processes: tuple[Pools, str, Pools],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hosted, directory, other = three_processes
+    monkeypatch.setenv("XOSCAR_IDLE_MONITOR", directory)
+    (target,) = other.addresses
+    named = hosted.addresses[:1] if asked == "pool" else []
+
+    async def call() -> None:
+        caller = await xo.create_actor(Caller, address=hosted.addresses[1])
+        await caller.call(target, 2.0)
+        await xo.destroy_actor(caller)
+
+    with terminal(columns, "top", "--interval", "0.2", *named, prelude=prelude) as shown:
+        shown.wait_for(r"3 processes, no connections", r"^ *PID  PROCESS .* FDS$")
+        for address in hosted.addresses:
+            shown.wait_for(rf"^ *\d+  {address[:9]}.*  0  .* \d+/\d+$")
+        calling = threading.Thread(target=asyncio.run, args=(call(),), daemon=True)
+        calling.start()
+        shown.wait_for(r"3 processes, \d+ conn", rf"{target} +active +1 +\d+ ", "CONNECTION TO")
+        shown.wait_for(rf"{target} +idle +0 +\d+ ")
+        calling.join()
+        shown.wait_for(r"3 processes, no connections")
+        assert not any(target in each for each in shown.lines())
+        assert shown.press(b"\x03") == 0
+    assert "Traceback" not in shown.output
+    assert ("\x1b[?1049h" in shown.output) == (prelude == "")
+    if not prelude:
+        assert shown.output.rindex("\x1b[?1049l") > shown.output.rindex("\x1b[?1049h")
+        assert shown.output.rindex("\x1b[?25h") > shown.output.rindex("\x1b[?25l")
+    # Nothing of it stays behind in the pool.
+    process = psutil.Process(hosted.pid)
+    assert not [c for c in process.net_connections("tcp4") if c.status == "ESTABLISHED"]
+
+
+@contextlib.contextmanager
+def many_connections(n: int) -> Iterator[None]:
+    """``n`` connections of this process to itself, of which the kernel shows both ends."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=n))
+        for _ in range(n):
+            stack.enter_context(socket.create_connection(server.getsockname()))
+            stack.enter_context(server.accept()[0])
+        yield
+
+
+@pytest.mark.parametrize("prelude", ["", WITHOUT_RICH], ids=["rich", "plain"])
+def test_keys_lead_to_what_does_not_fit(prelude: str) -> None:
+    """The interval is so long that nothing but a key draws."""
+    with (
+        many_connections(60),
+        terminal(100, "top", "--interval", "1000", f"{os.getpid()}", prelude=prelude) as shown,
+    ):
+        shown.wait_for(
+            "1 process, 120 connections", "rows 1 to 32 of 121: q quits; arrows, PgUp, PgDn, j"
+        )
+        for keys, rows in (
+            (b"j", "rows 2 to 33 of 121"),
+            (b"\x1b[B", "rows 3 to 34 of 121"),
+            (b"\x1b[6~", "rows 35 to 66 of 121"),
+            (b"k", "rows 34 to 65 of 121"),
+            (b"\x1bOAx?", "rows 33 to 64 of 121"),
+            (b"G", "rows 90 to 121 of 121"),
+            (b"jj", "rows 90 to 121 of 121"),
+            (b"k", "rows 89 to 120 of 121"),
+            (b"\x1b[5~", "rows 57 to 88 of 121"),
+            (b"g", "rows 1 to 32 of 121"),
+            (b"k", "rows 1 to 32 of 121"),
+            (b"kj", "rows 2 to 33 of 121"),
+        ):
+            shown.type(keys)
+            shown.wait_for(rows)
+        assert shown.press(b"q") == 0
+        assert shown.is_as_before()
+    assert "Traceback" not in shown.output
+
+
+FAILS = """
+import xoscar_idle.commands.top
+found = xoscar_idle.commands.top.look
+async def look(targets):
+    xoscar_idle.commands.top.look = fails
+    return await found(targets)
+async def fails(targets):
+    raise RuntimeError("all at once")
+xoscar_idle.commands.top.look = look
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "prelude"),
+    [
+        (signal.SIGTERM, 128 + signal.SIGTERM, ""),
+        (signal.SIGHUP, 128 + signal.SIGHUP, WITHOUT_RICH),
+        (signal.SIGINT, 0, WITHOUT_RICH),
+        (None, 1, FAILS),
+        (None, 1, WITHOUT_RICH + FAILS),
+    ],
+)
+def test_the_terminal_is_restored(end: signal.Signals | None, status: int, prelude: str) -> None:
+    interval = "1000" if end else "2"
+    with terminal(80, "top", "--interval", interval, f"{os.getpid()}", prelude=prelude) as shown:
+        shown.wait_for("1 process,")
+        assert shown.takes_single_keys()
+        if end is not None:
+            shown.process.send_signal(end)
+        assert shown.process.wait(BOUND) == status
+        assert shown.is_as_before()
+
+
+def test_keys_after_a_stop() -> None:
+    """A shell has had the terminal, and left it in its own mode."""
+    with terminal(80, "top", "--interval", "1000", f"{os.getpid()}") as shown:
+        shown.wait_for("1 process,")
+        shown.process.send_signal(signal.SIGSTOP)
+        shown.be_taken_by_a_shell()
+        shown.process.send_signal(signal.SIGCONT)
+        deadline = time.monotonic() + BOUND
+        while not shown.takes_single_keys():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert shown.press(b"q") == 0
+        assert shown.is_as_before()
+
+
+def test_stdin_that_is_no_terminal_is_left_alone() -> None:
+    inner = f"{sys.executable} -c {COMMAND!r} top --interval 0.1 {os.getpid()} < /dev/null"
+    prelude = f"import os; os.execvp('sh', ['sh', '-c', {inner!r}]); "
+    with many_connections(60), terminal(100, prelude=prelude) as shown:
+        shown.wait_for("rows 1 to 32 of 121$")
+        assert not shown.takes_single_keys()
+
+
+def test_ctrl_c_while_nobody_answers() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        terminal(80, "top", f"127.0.0.1:{listener.getsockname()[1]}") as shown,
+    ):
+        connection, _ = listener.accept()
+        assert shown.press(b"\x03") == 0
+        connection.close()
+    assert "Traceback" not in shown.output
+
+
+def test_ctrl_c_that_is_swallowed_once() -> None:
+    """As ``asyncio.wait_for`` does before Python 3.12, when what it waits for has just ended."""
+
+    async def show() -> int:
+        with contextlib.suppress(asyncio.CancelledError):
+            signal.raise_signal(signal.SIGINT)
+            await asyncio.sleep(BOUND)
+        await asyncio.sleep(BOUND)
+        return 1
+
+    assert top._run(show()) == 0
+
+
+def test_waits_for_processes_that_offer_a_monitor() -> None:
+    with terminal(80, "top", "--interval", "0.1") as shown:
+        shown.wait_for("no process of this user offers a monitor")
+        with pools(XOSCAR_IDLE_TIMEOUT="5") as hosted:
+            shown.wait_for("1 process,", rf"^ *{hosted.pid} ")
+        shown.wait_for("no process of this user offers a monitor")
+        os.kill(shown.process.pid, signal.SIGTERM)
+        assert shown.process.wait(BOUND) == 128 + signal.SIGTERM
+        assert "\x1b[?25h" in shown.output
+
+
+def test_a_process_that_ends_is_said_to_have() -> None:
+    with (
+        subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process,
+        terminal(80, "top", "--interval", "0.1", f"{process.pid}") as shown,
+    ):
+        shown.wait_for(rf"^{process.pid}: no monitor; seen from outside: 0 established")
+        process.communicate(b"\n")
+        shown.wait_for(rf"^there is no process {process.pid}")
+
+
+def test_into_a_pipe() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, "top", "--interval", "0.1", f"{os.getpid()}"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    pages = 0
+    while pages < 2:
+        line = process.stdout.readline()
+        assert "\x1b" not in line
+        assert len(line.rstrip("\n")) <= 80
+        pages += "1 process," in line
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=BOUND)
+    assert process.returncode == 0
+
+
+def test_pools_by_any_of_their_names() -> None:
+    """Stock pools, too; a main pool asked by a name that is not its own forwards to itself."""
+    with pools(1, 2) as hosted:
+        for address in hosted.addresses:
+            done = run("top", "--once", address.replace("127.0.0.1", "localhost"))
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.count("xoscar-idle is not active there") == 3
+            assert all(each in done.stdout for each in hosted.addresses)
+
+
+def test_stats(runtime: Path) -> None:
+    async def call() -> None:
+        actor = await worker(hosted.addresses[1])
+        assert await actor.visit(other.addresses, 1) == [1]
+
+    with pools() as other, pools(1, 1, XOSCAR_IDLE_TIMEOUT="60") as hosted:
+        asyncio.run(call())
+        done = run("stats")
+        assert done.returncode == 0
+        assert done.stdout.count("idle_timeout=60.0 (environment)") == 2
+        told = json.loads(run("stats", "--json", hosted.addresses[0]).stdout)
+        assert [each["address"] for each in told] == hosted.addresses
+        _, sub = told
+        (connection,) = [c for c in sub["connections"] if c["route"] == other.addresses[0]]
+        assert (connection["state"], connection["references"]) == ("open", 0)
+        assert connection["calls"] >= 1
+        statistics = sub["statistics"]
+        assert statistics["open"] == statistics["opened"] - sum(statistics["closed"].values())
+
+
+@pytest.mark.parametrize("command", [["top", "--once"], ["stats"]])
+def test_the_command_is_not_active_itself(runtime: Path, command: list[str]) -> None:
+    """It says nothing of its own settings, and offers no monitor."""
+    with pools(1, 0, XOSCAR_IDLE_TIMEOUT="60") as hosted:
+        done = run(
+            *command,
+            hosted.addresses[0],
+            XOSCAR_IDLE_TIMEOUT="bad",
+            XOSCAR_CALL_TIMEOUT="bad, too",
+            XOSCAR_IDLE_LOG="debug",
+            XOSCAR_IDLE_MONITOR="1",
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert hosted.addresses[0] in done.stdout
+
+
+def test_a_process_that_does_not_answer_is_shown_from_outside() -> None:
+    with pools(XOSCAR_IDLE_TIMEOUT="60") as hosted:
+        os.kill(hosted.pid, signal.SIGSTOP)
+        try:
+            done = run("stats", f"{hosted.pid}")
+        finally:
+            os.kill(hosted.pid, signal.SIGCONT)
+        assert done.returncode == 0
+        assert f"process {hosted.pid} did not answer in 2 s; seen from outside" in done.stdout
+
+
+@contextlib.contextmanager
+def listener(answers: bool) -> Iterator[str]:
+    """Somebody who is no pool: who says something else and hangs up, or says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        accepted = []
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = sock.accept()
+                    accepted.append(connection)
+                    if answers:
+                        connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                        connection.close()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{sock.getsockname()[1]}"
+        sock.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        for connection in accepted:
+            connection.close()
+
+
+def gone() -> str:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return str(process.pid)
+
+
+@pytest.mark.parametrize("command", [["top"], ["top", "--once"], ["stats"], ["stats", "--json"]])
+def test_what_cannot_be_looked_at(command: list[str]) -> None:
+    with listener(answers=True) as server, listener(answers=False) as mute:
+        expected = {
+            gone(): "there is no process ",
+            "2147483647": "there is no process ",
+            "127.0.0.1:1": "no pool answers at 127.0.0.1:1: ",
+            "nowhere.invalid:9": "no pool answers at nowhere.invalid:9: ",
+            "unixsocket:///x": "no pool answers at unixsocket:///x: ",
+            server: f"no pool answers at {server}: ",
+            mute: f"{mute} did not answer in 5 s",
+        }
+        done = run(*command, *expected)
+    assert done.returncode == 1
+    assert done.stdout.strip() in ("", "[]")
+    for line, says in zip(done.stderr.splitlines(), expected.values(), strict=True):
+        assert line.startswith(f"xoscar-idle: {says}")
+
+
+def test_a_process_of_a_pool_that_does_not_answer() -> None:
+    with pools(1, 1, XOSCAR_IDLE_TIMEOUT="60") as hosted:
+        pids = [
+            each["pid"] for each in json.loads(run("stats", "--json", *hosted.addresses[:1]).stdout)
+        ]
+        os.kill(pids[1], signal.SIGSTOP)
+        try:
+            done = run("top", "--once", hosted.addresses[0])
+        finally:
+            os.kill(pids[1], signal.SIGCONT)
+    assert done.returncode == 0
+    shown = hosted.addresses[0][:12]  # clipped where the limit of descriptors is a long number
+    assert re.search(rf"^ *{pids[0]}  {re.escape(shown)}", done.stdout, re.MULTILINE)
+    assert f"{hosted.addresses[1]}: did not answer in 5 s" in done.stdout
+
+
+def test_what_the_kernel_shows() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as sock,
+        socket.create_connection(sock.getsockname()) as connection,
+    ):
+        done = run("top", "--once", f"{os.getpid()}")
+        peer = f"127.0.0.1:{connection.getpeername()[1]}"
+    assert done.returncode == 0
+    (line,) = [each for each in done.stdout.splitlines() if peer in each]
+    assert re.search(rf"{peer}  established  .*-  \d+$", line)
+
+
+@pytest.mark.parametrize("command", [["top", "--once"], ["stats"]])
+def test_nobody_offers_a_monitor(command: list[str]) -> None:
+    done = run(*command)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "no process of this user offers a monitor" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["top", "x"], "'x' is neither a process id nor an address"),
+        (["stats", "1:0"], "'1:0' is neither"),
+        (["stats", "1:٣٠"], "is neither"),
+        (["stats", "a b:1"], "'a b:1' is neither"),
+        (["stats", "٣٠"], "'٣٠' is no process id: those are 1 to 2147483647"),
+        (["stats", "0"], "'0' is no process id"),
+        (["stats", "2147483648"], "'2147483648' is no process id"),
+        (["stats", "9" * 5000], "999...999999' is no process id"),
+        (["stats", "http://10.0.0.5:9997"], "give HOST:PORT, not that of an HTTP server"),
+        (["stats", "dummy://0"], "is no address of a pool that can be asked"),
+        (["top", "--interval", "0"], "0.0 is not in the range"),
+        (["top", "--interval", "nan"], "nan is not a number of seconds"),
+        (["top", "--interval", "inf"], "inf is not a number of seconds"),
+    ],
+)
+def test_bad_usage(arguments: list[str], says: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert "Error: " in done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr) < 400
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("setpriv") is None, reason="root gives up a capability"
+)
+def test_root_without_the_capability_to_look() -> None:
+    """As in most containers: root, but not over processes of others."""
+    other = subprocess.Popen(["sleep", "600"], user=65534)
+    without = ["setpriv", "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace"]
+    try:
+        done = subprocess.run(
+            [*without, sys.executable, "-c", COMMAND, "stats", f"{other.pid}"],
+            capture_output=True,
+            text=True,
+            timeout=BOUND,
+            check=False,
+        )
+    finally:
+        other.kill()
+        other.wait()
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert re.match(rf"xoscar-idle: process {other.pid} of \S+ cannot be read: the cap", line), line
+    assert "CAP_SYS_PTRACE" in line
+
+
+def test_a_foreign_users_process() -> None:
+    """Asked as nobody, if this is root; imported before, since nobody may not read it."""
+    foreign, prelude = "1", ""
+    if os.geteuid() == 0:
+        foreign = f"{os.getpid()}"
+        prelude = (
+            "import os, psutil, xoscar_idle.commands.cli, xoscar_idle.commands.top; "
+            "import concurrent.futures.thread, encodings.idna, pwd; "
+            "os.setgroups([]); os.setgid(65534); os.setuid(65534); "
+        )
+    done = run("stats", foreign, prelude=prelude)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert re.match(rf"xoscar-idle: process {foreign} belongs to \S+: run this as that", line)
+
+
+@pytest.mark.parametrize("command", [[], ["top"], ["stats"], ["doctor"], ["run"], ["demo"]])
+def test_help_and_light_start(command: list[str]) -> None:
+    program = (
+        "import sys, atexit; from xoscar_idle.commands.cli import main\n"
+        "atexit.register(lambda: print(*sorted(sys.modules)))\n"
+        f"main({[*command, '--help']!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *text, modules = done.stdout.splitlines()
+    assert "Usage:" in text[0]
+    assert max(map(len, text)) <= 80
+    assert not {"xoscar", "psutil", "rich", "asyncio"} & set(modules.split())
+
+
+CONNECTION: dict[str, Any] = {"route": "10.0.0.1:5", "state": "open", "references": 0}
+
+
+def test_a_page_keeps_to_its_width_and_height() -> None:
+    many = [{**CONNECTION, "route": f"198.51.100.100:{port}"} for port in range(60000, 60100)]
+    shown = [
+        Snapshot(7_654_321, "/usr/bin/python " + "x" * 200, connections=many),
+        Snapshot(1, address="10.0.0.1:5", note="y" * 200),
+    ]
+    for columns in (60, 80, 200):
+        text = tables.page(shown, ["a complaint"], 24, "12:00:00").plain(columns)
+        lines = text.splitlines()
+        assert max(map(len, lines)) <= columns
+        assert len(lines) == 24
+        assert any("198.51.100.100:60000" in line for line in lines)
+        assert lines[-1] == "rows 1 to 15 of 102"
+
+
+def test_every_row_is_reached() -> None:
+    shown = [
+        Snapshot(pid, connections=[{**CONNECTION, "route": f"10.0.0.{pid}:5"}], note="n" * pid)
+        for pid in range(1, 101)
+    ]
+    found: set[str] = set()
+    for first in range(300):
+        page = tables.page(shown, [], 24, "12:00:00", first)
+        lines = page.plain(80).splitlines()
+        assert len(lines) <= 24
+        assert page.first == min(first, 200 - page.room)
+        found |= {word for each in lines for word in each.split()}
+    assert {f"10.0.0.{pid}:5" for pid in range(1, 101)} <= found
+    assert tables.page(shown, [], 1000, "", 7).first == 0, "all fit"
+
+
+LONGEST = "255.255.255.255:65535"
+COUNTS = ("open", "active", "idle", "connecting", "requests_in_flight", "opened")
+BUSY: dict[str, Any] = {**dict.fromkeys(COUNTS, 12345), "closed": {"idle": 1234567}}
+
+
+@pytest.mark.parametrize("columns", [80, 100, 150])
+def test_addresses_are_shown_whole(columns: int) -> None:
+    """They are all that tells processes apart."""
+    connections = [
+        {**CONNECTION, "route": LONGEST, "in_flight": 1000, "calls": 1234567, "age": 3720.0},
+        {**CONNECTION, "route": "unixsocket:///2641362944", "address": "127.0.0.1:41235"},
+        {**CONNECTION, "route": "10.0.0.9:80", "address": LONGEST, "idle": 3720.0},
+    ]
+    shown = [
+        Snapshot(
+            7_654_321,
+            "/usr/bin/python -m serve --port 9",
+            LONGEST,
+            1048576,
+            1048576,
+            BUSY,
+            connections,
+        )
+    ]
+    lines = tables.page(shown).plain(columns).splitlines()
+    assert max(map(len, lines)) <= columns
+    assert len([each for each in lines if LONGEST in each]) == 3, lines
+    assert any("127.0.0.1:41235 via unix" in each for each in lines)
+    assert all("FDS" in each for each in lines if " PROCESS " in each)
+
+
+def test_a_command_does_nothing_to_the_terminal() -> None:
+    shown = Snapshot(1, "python -c import x\n\n\x1b[2Jy()")
+    (_, _, _, row) = tables.page([shown]).plain(120).splitlines()
+    assert "python -c import x ?[2Jy()" in row
+    assert tables.details(shown).startswith("process 1: python -c import x ?[2Jy()\n")
+
+
+def test_an_address_that_is_too_long_keeps_its_port() -> None:
+    address = "[2001:db8:1111:2222:3333:4444:5555:6666]:41235"
+    shown = [Snapshot(1, "python", address, 1, 1024, BUSY)]
+    (_, _, _, row) = tables.page(shown).plain(60).splitlines()
+    assert "[2001:db8" in row
+    assert "…" in row
+    assert "6666]:41235" in row
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "-"), (0, "0.0s"), (59.94, "59.9s"), (61, "1m01s"), (3720, "1h02m"), (90000, "1d01h")],
+)
+def test_durations(seconds: float | None, text: str) -> None:
+    assert tables._duration(seconds) == text
+
+
+def test_states_of_what_is_in_use_come_first() -> None:
+    used = {**CONNECTION, "references": 2, "route": "10.0.0.9:9"}
+    (_, connections) = tables.page([Snapshot(1, connections=[CONNECTION, used])]).tables
+    assert [row[2] for row in connections.rows] == ["active", "idle"]

@@ -1,0 +1,1 @@
+"""What tests share: hosts, networks, clocks, environments."""

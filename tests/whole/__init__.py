@@ -1,0 +1,1 @@
+"""Tests of whole programs: real pools under load, faults and settings, beside stock xoscar."""

@@ -1,0 +1,459 @@
+"""Does the suite find what is wrong? ``python -m tests.whole.mutants [NAME...]``
+
+Each seeded fault is put into a copy of the package, and the tests that are quick are run against
+that copy until the first fails. A fault that no test finds makes the exit status 1.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT = 100
+"""Seconds for the tests of one mutant; one with which they do not end is found."""
+
+IN_VIRTUAL_TIME = (
+    *(f"tests/connections/test_{name}.py" for name in ("idle", "age", "caller")),
+    "tests/connections/test_limits.py::TestCap",
+    "tests/connections/test_limits.py::TestAge",
+    "tests/connections/test_limits.py::test_what_makes_room_is_the_least_recently_used",
+    "tests/connections/test_stateful.py",
+    "tests/connections/test_interleavings.py",
+)
+FORK = (
+    "tests/whole/test_against_stock.py::test_right_here[fork-asyncio]",
+    "tests/connections/test_fork.py",
+)
+CLOCK = ("tests/test_clock.py",)
+LOCK = ("tests/connections/test_finalizers.py",)
+OTHER_LOOP = ("tests/connections/test_limits.py::test_another_loop_makes_room_if_it_can",)
+
+
+class Edit(NamedTuple):
+    """A replacement in a file of the package; ``old`` is there exactly once."""
+
+    file: str
+    old: str
+    new: str
+
+
+MUTANTS: dict[str, tuple[Edit, ...]] = {
+    # -- references
+    "reference given back twice": (
+        Edit(
+            "connections/client.py",
+            "                reply.set_result(message)\n            self.de_ref()\n",
+            "                reply.set_result(message)\n            self.de_ref()\n"
+            "            self.de_ref()\n",
+        ),
+    ),
+    "reference not given back on a failed send": (
+        Edit(
+            "connections/client.py",
+            "                self._forget(reply)\n                raise\n            if unsent",
+            "                raise\n            if unsent",
+        ),
+    ),
+    "reference not given back on cancellation": (
+        Edit(
+            "connections/client.py",
+            "            self._client._forget(self)\n",
+            "            pass\n",
+        ),
+    ),
+    "reference taken after an await, at look-up": (
+        Edit(
+            "connections/caller.py",
+            "            client = self._clients.get(route)\n            reused",
+            "            client = self._clients.get(route)\n"
+            "            await asyncio.sleep(0)\n            reused",
+        ),
+    ),
+    "reference taken after an await, by who waits for a connect": (
+        Edit("connections/caller.py", "                client.hold()\n", ""),
+        Edit(
+            "connections/caller.py",
+            "            return await waiter\n",
+            "            client = await waiter\n            client.add_ref()\n"
+            "            return client\n",
+        ),
+    ),
+    "reference kept by who is cancelled at the hand-over": (
+        Edit(
+            "connections/caller.py",
+            "                waiter.result().de_ref()\n",
+            "                pass\n",
+        ),
+    ),
+    # -- closing
+    "unlinking after the close": (
+        Edit(
+            "connections/client.py",
+            "            if before is State.OPEN:\n                self._owner.unlink(self)\n",
+            "            if before is State.OPEN:\n"
+            "                self._task.add_done_callback(lambda _: self._owner.unlink(self))\n",
+        ),
+    ),
+    "a waiter left unsettled": (
+        Edit(
+            "connections/client.py",
+            "for reply in list(self._requests.values()):",
+            "for reply in list(self._requests.values())[1:]:",
+        ),
+    ),
+    "a waiter for a connect left unsettled": (
+        Edit(
+            "connections/caller.py",
+            "        for waiter in self.waiters:\n            if not waiter.done():\n"
+            "                waiter.set_exc",
+            "        for waiter in self.waiters[:1]:\n            if not waiter.done():\n"
+            "                waiter.set_exc",
+        ),
+    ),
+    "a request on a connection that ended at the hand-over": (
+        Edit(
+            "connections/client.py",
+            "if ended or self.client.closed:",
+            "if self.client.closed:",
+        ),
+    ),
+    "a stop misses a connect that succeeds just then": (
+        Edit("connections/caller.py", "        self.given_up = True\n", ""),
+    ),
+    "closing a connection with a lease: retired": (
+        Edit(
+            "connections/client.py",
+            "            return\n        if self.refs == 0:\n            self.close(reason)",
+            "            return\n        if not self._requests:\n            self.close(reason)",
+        ),
+    ),
+    "closing a connection with a lease: in use, and still in its lane": (
+        Edit("connections/client.py", "            self.lane.in_use(self)\n", "            pass\n"),
+    ),
+    "closing a connection with a lease: given back at once": (
+        Edit("connections/caller.py", "stack.callback(client.de_ref)", "client.de_ref()"),
+    ),
+    "connections of a loop that is closed stay open": (
+        Edit("connections/caller.py", "            client.sever(reason)\n", "            pass\n"),
+    ),
+    # -- time
+    "wall clock for monotonic": (
+        Edit(
+            "connections/client.py",
+            "    partial(time.clock_gettime, time.CLOCK_BOOTTIME)\n"
+            '    if hasattr(time, "CLOCK_BOOTTIME")\n    else time.monotonic\n',
+            "    lambda: time.time()\n",
+        ),
+    ),
+    "a check that stops after its first round": (
+        Edit("periodic.py", "        while True:\n", "        for _ in range(2):\n"),
+    ),
+    "a check that is not woken for what expires earlier": (
+        Edit(
+            "periodic.py",
+            "            if self._check_at <= expiry < math.inf:\n",
+            "            if expiry < math.inf:\n",
+        ),
+    ),
+    "expired() the wrong way round": (
+        Edit(
+            "connections/idle.py", "since + self.timeout <= now\n", "since + self.timeout >= now\n"
+        ),
+    ),
+    "an overdue connection is handed out": (
+        Edit(
+            "connections/client.py",
+            "            if self.lane.expired(self, now):",
+            "            if False:",
+        ),
+    ),
+    "age cuts calls in flight": (
+        Edit("connections/caller.py", 'client.retire("age")', 'client.close("age")'),
+    ),
+    "changed settings forget the order of falling idle": (
+        Edit(
+            "connections/caller.py",
+            "in sorted(self._clients.values(), key=lambda c: c.idle_since or now)",
+            "in list(self._clients.values())",
+        ),
+    ),
+    # -- connecting
+    "one connect per caller": (
+        Edit("connections/caller.py", "        if connect is None:\n", "        if True:\n"),
+    ),
+    "a connect is cancelled with the first who waits": (
+        Edit(
+            "connections/caller.py",
+            "            # Cancelled just after the connection was handed over?\n",
+            "            connect.task.cancel()\n",
+        ),
+    ),
+    "sent again though bytes may have been written": (
+        Edit(
+            "connections/client.py",
+            "            raise known or self._server_closed(told) from None\n",
+            "            raise wire.NotSent(str(told)) from None\n",
+        ),
+    ),
+    "an address instead of its route": (
+        Edit(
+            "connections/caller.py",
+            "        route = routing.resolve(router, dest_address, proxy_addresses)\n"
+            "        while True:\n",
+            "        route = dest_address\n        while True:\n",
+        ),
+    ),
+    "what fails at the hand-over reaches nobody who waits": (
+        Edit(
+            "connections/caller.py",
+            "                error = unexpected\n",
+            "                raise\n",
+        ),
+    ),
+    "a hand-over that fails leaves its connection open": (
+        Edit(
+            "connections/caller.py",
+            "            transports.abort(connection)  # first: what follows may fail, too\n",
+            "",
+        ),
+    ),
+    "a call that is made after a stop joins the connect that was given up": (
+        Edit(
+            "connections/caller.py",
+            "        self._connects.clear()  # a call",
+            "        pass  # a call",
+        ),
+    ),
+    # -- the cap
+    "a failed connect counts for ever": (
+        Edit(
+            "connections/caller.py",
+            "        connect.seat.leave()\n        if error is not None:\n",
+            "        if error is not None:\n",
+        ),
+    ),
+    "the most recently used makes room": (
+        Edit(
+            "connections/idle.py",
+            "for item, since in self._since.items()), None)",
+            "for item, since in reversed(self._since.items())), None)",
+        ),
+    ),
+    "what falls idle over the cap stays": (
+        Edit(
+            "connections/caller.py",
+            "        if self._cap.surplus:\n            self._cap.shrink()\n",
+            "",
+        ),
+    ),
+    "room is made without waiting for it": (
+        Edit(
+            "connections/cap.py",
+            '                victim.close("cap")\n                await victim.wait_closed()\n',
+            '                victim.close("cap")\n',
+        ),
+    ),
+    "a seat is left twice": (
+        Edit("connections/cap.py", "                self._cap = None\n", "                pass\n"),
+    ),
+    # -- deadlines
+    "a deadline goes on when its block has ended": (
+        Edit("connections/deadlines.py", "        scope.ended = True\n", "        pass\n"),
+    ),
+    "a deadline that has passed lets calls be sent": (
+        Edit(
+            "connections/caller.py",
+            "        if limit.at <= self.loop.time():\n",
+            "        if False:\n",
+        ),
+    ),
+    # -- the accepting side, and probes
+    "an accepted connection is closed before what has come is read": (
+        Edit("connections/accepted.py", " and not _readable(transport)", ""),
+    ),
+    "an accepted connection is closed while its reply is written": (
+        Edit(
+            "connections/accepted.py",
+            "if not waits or transport.get_write_buffer_size():",
+            "if not waits:",
+        ),
+    ),
+    "an accepted connection never has a whole frame": (
+        Edit(
+            "connections/frames.py", "            self.reader.frame_ends()\n", "            pass\n"
+        ),
+    ),
+    "a probe fails requests that are younger than it": (
+        Edit(
+            "connections/client.py",
+            "        if self._requests.keys() - {",
+            "        if False and {",
+        ),
+    ),
+    # -- a fork
+    "a child closes its parent's socket": (
+        Edit(
+            "connections/transports.py",
+            "        _let_go(client.channel.writer.transport)\n",
+            "        client.channel.writer.transport.abort()\n",
+        ),
+    ),
+    "a child says goodbye for its parent": (
+        Edit(
+            "connections/transports.py",
+            "        _let_go(client.channel.writer.transport)\n",
+            '        client.channel.writer.get_extra_info("socket").shutdown(2)\n'
+            "        _let_go(client.channel.writer.transport)\n",
+        ),
+    ),
+    "a child keeps its parent's sockets": (
+        Edit("connections/registry.py", "            caller.disown()\n", ""),
+    ),
+    "a child keeps what its parent is connecting": (
+        Edit("connections/registry.py", "    routing.disown_loose()\n", ""),
+    ),
+    # -- imports
+    "half a module is built upon": (
+        Edit(
+            "import_hook.py",
+            "            return bool(self._depths)\n",
+            "            return False\n",
+        ),
+    ),
+    # -- threads
+    "a loop that has moved is not followed": (
+        Edit(
+            "connections/caller.py",
+            "        self.thread = get_ident()\n        return True\n",
+            "        return False\n",
+        ),
+    ),
+    "a loop enters the context of another": (
+        Edit(
+            "connections/caller.py",
+            "        self.context = contextvars.Context()\n",
+            "        self.context = caps.process.__dict__.setdefault('x', contextvars.Context())\n",
+        ),
+    ),
+    "a loop that runs on leaves who waits on what was severed": (
+        Edit("connections/caller.py", "            client.wind_up()\n", "            pass\n"),
+    ),
+    "a loop that starts tasks at once starts ours": (
+        Edit(
+            "periodic.py",
+            "    return asyncio.Task(work, loop=loop)\n",
+            "    return loop.create_task(work)\n",
+        ),
+    ),
+    "a lock is waited for by the thread that holds it": (
+        Edit(
+            "connections/statistics.py",
+            "default_factory=threading.RLock)",
+            "default_factory=threading.Lock)",
+        ),
+    ),
+    "another loop is not asked to make room": (
+        Edit(
+            "connections/cap.py",
+            "await self._ask_next(others, until)\n            else",
+            "others.pop()\n            else",
+        ),
+    ),
+}
+
+NEED = {
+    "wall clock": CLOCK,
+    "a child ": FORK,
+    "a lock ": LOCK,
+    "another loop ": OTHER_LOOP,
+    "a deadline ": ("tests/connections/test_deadlines.py",),
+    "an accepted ": ("tests/connections/test_accepted.py",),
+    "a probe ": ("tests/connections/test_probe.py",),
+    "a loop ": ("tests/connections/test_loops.py",),
+    "half a module ": ("tests/test_imports.py",),
+}
+"""What finds mutants beside the tests in virtual time, by the beginning of their names."""
+
+
+def mutated(edits: tuple[Edit, ...]) -> dict[str, str]:
+    """The files that ``edits`` change, with their new source, which is Python."""
+    sources: dict[str, str] = {}
+    for edit in edits:
+        source = sources.get(edit.file) or (ROOT / "xoscar_idle" / edit.file).read_text()
+        assert source.count(edit.old) == 1, edit
+        sources[edit.file] = source.replace(edit.old, edit.new)
+    for file, source in sources.items():
+        compile(source, file, "exec")
+    return sources
+
+
+def found_by(name: str, edits: tuple[Edit, ...]) -> str | None:
+    """The first test that fails with ``edits``; None if all pass."""
+    with tempfile.TemporaryDirectory(prefix="xoscar-idle-mutant-") as folder:
+        copy = Path(folder)
+        ignored = shutil.ignore_patterns("__pycache__")
+        for each in ("xoscar_idle", "tests"):
+            shutil.copytree(ROOT / each, copy / each, ignore=ignored)
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        for file, source in mutated(edits).items():
+            (copy / "xoscar_idle" / file).write_text(source)
+        env = {k: v for k, v in os.environ.items() if not k.startswith("XOSCAR_")}
+        # Tests that have to be ended leave their temporary files behind.
+        env |= {"PYTHONPATH": folder, "TMPDIR": folder, "XOSCAR_IDLE_NO_SHRINK": "1"}
+        where = "import os, xoscar_idle; print(os.path.realpath(xoscar_idle.__file__))"
+        imported = subprocess.check_output([sys.executable, "-c", where], cwd=copy, env=env)
+        if copy.resolve() not in Path(imported.decode().strip()).parents:
+            raise SystemExit(f"not the copy is imported, but {imported.decode()}")
+        tests = next((need for start, need in NEED.items() if name.startswith(start)), ())
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "--tb=no", "-p", "no:cacheprovider"]
+        try:
+            done = subprocess.run(
+                [*command, "-o", "timeout=30", *(tests or IN_VIRTUAL_TIME)],
+                cwd=copy,
+                env=env,
+                capture_output=True,
+                text=True,
+                timeout=LIMIT,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return "not ending"
+        if done.returncode not in (0, 1):
+            # A timeout of pytest-timeout ends the whole run.
+            if "Timeout" in done.stdout + done.stderr:
+                return "not ending"
+            raise SystemExit(f"{name}: the tests could not run\n{done.stdout}{done.stderr}")
+        failed = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", done.stdout, re.MULTILINE)
+        return failed[1] if failed else None
+
+
+def main(wanted: list[str]) -> int:
+    chosen = {n: e for n, e in MUTANTS.items() if not wanted or n in wanted}
+    if set(wanted) - set(chosen):
+        raise SystemExit(f"no such mutant: {', '.join(set(wanted) - set(chosen))}")
+    started = time.monotonic()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        sound = pool.submit(found_by, "no fault", ())
+        outcomes = dict(zip(chosen, pool.map(found_by, chosen, chosen.values()), strict=True))
+    if (broken := sound.result()) is not None:
+        raise SystemExit(f"without any fault, {broken} fails")
+    width = max(map(len, outcomes))
+    for name, test in outcomes.items():
+        print(f"{name:{width}}  {f'caught by {test}' if test else 'NOT CAUGHT'}")
+    survivors = [name for name, test in outcomes.items() if test is None]
+    caught = len(outcomes) - len(survivors)
+    print(f"{caught} of {len(outcomes)} caught in {time.monotonic() - started:.0f} s")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

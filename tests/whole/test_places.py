@@ -1,0 +1,84 @@
+"""Has a release of xoscar changed what is replaced, or what the replacements rest on?
+
+The signatures are checked where the package is used; here it is the code, since a new release may
+do more in a place that is replaced. ``python -m tests.whole.test_places`` prints the digests of the
+xoscar that is installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import inspect
+from typing import Any
+
+import pytest
+
+from xoscar_idle import activation
+
+KNOWN = {
+    "xoscar.backends.core:ActorCaller.__getattr__": ("25531f367a30",),
+    "xoscar.backends.router:Router.get_client": ("6884d3cbad0e",),
+    "xoscar.backends.router:Router.get_client_via_type": ("c15ac5a26e92",),
+    "xoscar.backends.context:IndigenActorContext.copy_to_buffers": ("1257130f5b6b",),
+    "xoscar.backends.context:IndigenActorContext.copy_to_fileobjs": ("d19258dc02ba",),
+    "xoscar.backends.pool:AbstractActorPool.on_new_channel": ("336f82fc1cfd",),
+    "xoscar.backends.pool:AbstractActorPool.process_message": ("ad98c070a7f5",),
+    "xoscar.backends.pool:AbstractActorPool.handle_control_command": ("a3dd1df45973",),
+    "xoscar.backends.router:Router._resolve_address": ("64a4a18f46a4",),
+    "xoscar.backends.router:Router._create_client": ("1e90a5ecc584",),
+    "xoscar.backends.router:Router._get_client_type_to_addresses": ("8a998ce050cf",),
+    "xoscar.backends.core:ActorCallerThreadLocal.call": ("6d3daf85ee26",),
+    "xoscar.backends.communication.socket:SocketChannel.send": ("c073c333d0e7",),
+    "xoscar.backends.pool:MainActorPoolBase.monitor_sub_pools": ("8a869d7a809e",),
+    "xoscar.backends.core:ActorCallerThreadLocal._listen_client": ("f76ca49a9c79",),
+    "xoscar.backends.communication.socket:SocketChannel.recv": ("1fb41d637c01", "37fe876f4db2"),
+    "xoscar.backends.core:ActorCallerThreadLocal": ("f74195ec9df3",),
+}
+"""Digests of the code in xoscar 0.11.0 to 0.12.2, the oldest first."""
+
+
+def _places() -> dict[str, Any]:
+    """What is replaced or relied on, as far as it has code of its own."""
+    found: dict[str, Any] = {}
+    replaced = [f"{place.owner}.{place.name}" for place in activation._places()]
+    for name in [*replaced, *activation._RELIED_ON]:
+        owner, _, member = name.rpartition(".")
+        value = vars(activation._find(owner)).get(member)
+        if inspect.isfunction(value):
+            found[name] = value
+    # What is replaced as a whole, by another class that answers to its names.
+    name = "xoscar.backends.core:ActorCallerThreadLocal"
+    return {**found, name: activation._find(name)}
+
+
+def digest(place: Any) -> str:
+    """Of its code without comments and blank lines, whatever the version of Python."""
+    lines = [line.strip() for line in inspect.getsource(place).splitlines()]
+    code = "\n".join(line for line in lines if line and not line.startswith("#"))
+    return hashlib.sha256(code.encode()).hexdigest()[:12]
+
+
+def test_the_code_is_that_which_was_read() -> None:
+    changed = [
+        f"{name} ({digest(place)})"
+        for name, place in _places().items()
+        if digest(place) not in KNOWN.get(name, ())
+    ]
+    version = importlib.metadata.version("xoscar")
+    assert not changed, (
+        f"xoscar {version} has changed {', '.join(changed)}: see whether what replaces it, or "
+        "rests on it, still does what it does, then add the digest"
+    )
+
+
+def test_what_has_changed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    name, place = next(iter(_places().items()))
+    monkeypatch.setitem(KNOWN, name, ("000000000000",))
+    with pytest.raises(AssertionError, match=rf"{name} \({digest(place)}\)"):
+        test_the_code_is_that_which_was_read()
+
+
+if __name__ == "__main__":
+    for name, place in _places().items():
+        print(name, digest(place))

@@ -1,0 +1,219 @@
+"""Every setting with every kind of value that an operator may write: it has its exact meaning, on a
+real call, or one warning is told and the default holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from xoscar_idle import config
+
+from .. import environment
+from ..support.hosting import pools
+
+pytestmark = pytest.mark.integration
+
+BAD = object()
+"""One warning, and the default."""
+UNSET = object()
+"""The default, and no warning."""
+
+TIMES: dict[str, Any] = {
+    "0": 0,
+    "-0": 0,
+    "0.0": 0,
+    "0e5": 0,
+    "off": 0,
+    "OFF": 0,
+    " Off ": 0,
+    "30": 30,
+    " 30 ": 30,
+    "\t30\n": 30,
+    "0030": 30,
+    "+5": 5,
+    "30.": 30,
+    "2.5": 2.5,
+    "1e3": 1000,
+    "1E+3": 1000,
+    "32767": 32767,
+    "32768": 32768,
+    "3000000000": 3e9,
+    "1e308": 1e308,
+    "9" * 300: float("9" * 300),
+    "0" * 5000 + "7": 7,
+    "": UNSET,
+    " ": UNSET,
+    "\t\n": UNSET,
+    "1e-9": BAD,
+    "5e-324": BAD,
+    "1e-400": BAD,
+    "-1": BAD,
+    "-1e-9": BAD,
+    "1e400": BAD,
+    "9" * 5000: BAD,
+    "nan": BAD,
+    "inf": BAD,
+    "-inf": BAD,
+    "Infinity": BAD,
+    "None": BAD,
+    "true": BAD,
+    "auto": BAD,
+    "on": BAD,
+    "٣٠": BAD,
+    "\uff11\uff12": BAD,
+    "½": BAD,
+    "0x10": BAD,
+    "1_000": BAD,
+    "30s": BAD,
+    "30 s": BAD,
+    "1,5": BAD,
+    "30 40": BAD,
+    "30\n40": BAD,
+    "'30'": BAD,
+    '"30"': BAD,
+    "--": BAD,
+    "1e": BAD,
+    "ä" * 3000: BAD,
+    "\x1b[2J": BAD,
+}
+
+IDLE_TIMEOUT = {**TIMES, "off": UNSET, "OFF": UNSET, " Off ": UNSET}
+"""Off is that nobody activates; who calls install() does so."""
+
+SWITCHED_ON = {
+    **TIMES,
+    **dict.fromkeys([text for text, meaning in TIMES.items() if meaning == 0], BAD),
+}
+
+KEEPALIVE = {
+    **TIMES,
+    **dict.fromkeys(["32768", "3000000000", "1e308", "9" * 300], BAD),
+    "0.5": BAD,
+    "1": 1,
+    "32766.5": 32766.5,
+    "32767.5": BAD,
+}
+
+COUNTS = {
+    **{text: meaning if meaning is UNSET else BAD for text, meaning in TIMES.items()},
+    "0": 0,
+    "off": 0,
+    "OFF": 0,
+    " Off ": 0,
+    "1": 1,
+    "30": 30,
+    " 30 ": 30,
+    "\t30\n": 30,
+    "0030": 30,
+    "32768": 32768,
+    "32767": 32767,
+    "2147483647": 2147483647,
+    "0" * 5000 + "7": 7,
+    "2147483648": BAD,
+    "auto": "auto",
+    " AUTO ": "auto",
+    "auto,": BAD,
+}
+
+METHODS: dict[str, Any] = {
+    **{text: meaning if meaning is UNSET else BAD for text, meaning in TIMES.items()},
+    **{text: [] for text in ("off", "OFF", " Off ")},
+    **{text: [text] for text in ("nan", "inf", "Infinity", "None", "true", "auto", "on")},
+    "ä" * 200: ["ä" * 200],
+    "ä" * 201: BAD,
+    "launch_*,load": ["launch_*", "load"],
+    " launch_* ,\tload\n": ["launch_*", "load"],
+    "off,on": ["off", "on"],
+    "*": ["*"],
+    "l[oO]ad,[!_]*,_?": ["l[oO]ad", "[!_]*", "_?"],
+    "[load": BAD,
+    "load;launch": BAD,
+    "load launch": BAD,
+    "load,,launch": BAD,
+    "load,": BAD,
+    "Model.load": BAD,
+    "load()": BAD,
+    "load\nlaunch": BAD,
+}
+
+TABLE = {
+    **{each.name: TIMES for each in dataclasses.fields(config.Settings)},
+    "idle_timeout": IDLE_TIMEOUT,
+    "probe_timeout": SWITCHED_ON,
+    "keepalive_interval": KEEPALIVE,
+    "max_connections": COUNTS,
+    "call_timeout_except": METHODS,
+}
+
+DEFAULTS: dict[str, Any] = {
+    "idle_timeout": 30,
+    "connect_timeout": 8,
+    "max_connections": 0,
+    "max_connection_age": 0,
+    "server_idle_timeout": 0,
+    "call_timeout": 0,
+    "call_timeout_except": [],
+    "probe_interval": 0,
+    "probe_timeout": 10,
+}
+"""What is not here is None."""
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with pools(quiet=True) as hosted:
+        yield hosted.addresses[0]
+
+
+def expected(name: str, meaning: Any) -> Any:
+    if meaning in (BAD, UNSET):
+        return DEFAULTS.get(name)
+    if meaning == "auto":
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+    return meaning
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_each_value_has_its_meaning_or_one_warning(name: str, address: str) -> None:
+    table = TABLE[name]
+    assert len(table) >= 40
+    variable = config.variable(name)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.whole.settings_trial"],
+        input=json.dumps({"variable": variable, "values": [*table], "address": address}) + "\n",
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.stderr == ""
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [each["value"] for each in lines] == [text for text in table for _ in range(2)]
+    for told in lines:
+        meaning = table[told["value"]]
+        shown = f"{told['value'][:40]!r}: {told}"
+        assert told["errors"] == [], shown
+        assert told["echoed"] == ["said"], shown
+        assert told["set"] == expected(name, meaning), shown
+        advice = [each for each in told["warnings"] if "should be at least" in each]
+        assert bool(advice) == (name == "server_idle_timeout" and 0 < told["set"] < 45), shown
+        warnings = [each for each in told["warnings"] if each not in advice]
+        if meaning is BAD:
+            (warning,) = warnings
+            assert warning.startswith(f"{variable}="), shown
+            assert " is ignored: it " in warning
+            assert len(warning) < 400
+            assert warning.isprintable()
+        else:
+            assert warnings == [], shown
+        if name == "keepalive_interval":
+            seconds = 10 if told["set"] is None else told["set"]
+            assert not seconds or told["keepalive"] == [1, round(seconds)], shown

@@ -1,0 +1,196 @@
+"""The command ``xoscar-idle``."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from ..config import IDLE_TIMEOUT, Settings, as_variable
+from ..values import is_off
+
+if TYPE_CHECKING:
+    from ..telemetry.targets import Target
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="xoscar-idle")
+def main() -> None:
+    """Close the idle connections of xoscar programs, and see what they do."""
+    from .. import startup
+
+    startup.disarm()  # it looks at others: its own process offers no monitor, and warns of nothing
+
+
+def _parse_targets(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[Target, ...]:
+    from ..telemetry.targets import parse
+
+    try:
+        return tuple(map(parse, values))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _finite(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    if not math.isfinite(value):  # no comparison of a range refuses nan
+        raise click.BadParameter(f"{value} is not a number of seconds.")
+    return value
+
+
+_targets = click.argument(
+    "targets", nargs=-1, metavar="[PID | POOL_ADDRESS]...", callback=_parse_targets
+)
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.option(
+    "--idle-timeout",
+    metavar="SECONDS",
+    help=f"Close a connection after this long without a request in flight; off: leave xoscar as it "
+    f"is [default: {IDLE_TIMEOUT} of the environment, else {Settings.idle_timeout:g}].",
+)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def run(idle_timeout: str | None, command: tuple[str, ...]) -> None:
+    """Run COMMAND with idle closing active in each of its Python processes.
+
+    It is active in processes whose interpreter has xoscar-idle installed; others run unchanged.
+
+    Example: xoscar-idle run --idle-timeout 20 -- python serve.py --port 9000
+    """
+    chosen = os.environ.get(IDLE_TIMEOUT, "") if idle_timeout is None else idle_timeout
+    if is_off(chosen):
+        os.environ[IDLE_TIMEOUT] = chosen
+        click.echo(f"xoscar-idle: runs without idle closing: {IDLE_TIMEOUT} is off", err=True)
+    elif idle_timeout is not None:
+        try:
+            os.environ[IDLE_TIMEOUT] = as_variable("idle_timeout", idle_timeout) or ""
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--idle-timeout") from None
+    elif not chosen.strip():
+        os.environ[IDLE_TIMEOUT] = f"{Settings.idle_timeout:g}"
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        click.echo(f"xoscar-idle: {command[0]} cannot be run: {error.strerror}", err=True)
+        sys.exit(127 if isinstance(error, FileNotFoundError) else 126)
+
+
+@main.command()
+@click.option("--endpoints", default=300, show_default=True, help="How many pools to visit.")
+@click.option("--seconds", default=24.0, show_default=True, help="How long to visit them.")
+@click.option("--idle-timeout", default=2.0, show_default=True, help="Of the reaping client.")
+def demo(endpoints: int, seconds: float, idle_timeout: float) -> None:
+    """Show stock xoscar beside xoscar with idle closing, on real pools."""
+    from .demo import demo as run_demo
+
+    try:
+        sys.exit(run_demo(endpoints=endpoints, seconds=seconds, idle_timeout=idle_timeout))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+@main.command()
+@_targets
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with more details.")
+def doctor(targets: tuple[Target, ...], as_json: bool) -> None:
+    """Tell whether idle closing is active, and why not.
+
+    \b
+    (none)        In this environment. It starts a new process of the Python that
+                  xoscar-idle is installed for, with the environment it is called
+                  in, and looks whether importing xoscar there activates. So call
+                  it as the program is called: in its container, with its
+                  variables.
+    PID           In that process. It can be asked if it was started with
+                  XOSCAR_IDLE_MONITOR=1; of others you see what they were started
+                  with, no more.
+    POOL_ADDRESS  In each process of that pool.
+
+    \b
+    Exit status:
+      0  active, and nothing is wrong; of processes that run: all are active
+      1  not active, also when XOSCAR_IDLE_TIMEOUT is simply not set ("asked_for"
+         in the JSON tells that apart); or something is to be mended: a bad or
+         misspelt setting, no .pth file, a xoscar that is not supported; of
+         processes that run: one is not active, or it is not known whether it is
+
+    Example: xoscar-idle doctor 127.0.0.1:9999
+    """
+    if targets:
+        from .running import doctor as run_doctor_of
+
+        sys.exit(run_doctor_of(targets, as_json))
+    from .doctor import doctor as run_doctor
+
+    sys.exit(run_doctor(as_json))
+
+
+@main.command()
+@_targets
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0.1),
+    default=2.0,
+    show_default=True,
+    callback=_finite,
+    help="Seconds between two looks.",
+)
+@click.option("--once", is_flag=True, help="Print one table and end.")
+def top(targets: tuple[Target, ...], interval: float, once: bool) -> None:
+    """Show processes and their connections, live; q or Ctrl-C ends it.
+
+    Arrows, PgUp, PgDn, j and k scroll where not all rows fit on the terminal.
+
+    \b
+    PID           A process of this machine. Started with XOSCAR_IDLE_MONITOR=1 it
+                  tells of its connections, to its own user only; of others you
+                  see what the kernel shows.
+    POOL_ADDRESS  host:port of a running pool: all its processes are asked over
+                  xoscar, wherever they run, and nothing is left behind there.
+    (none)        All processes of this user started with XOSCAR_IDLE_MONITOR=1.
+
+    \b
+    Columns:
+      OPEN, ACTIVE, IDLE  connections that are open; in use; used by nobody
+      CONN                connects under way
+      REQS                requests that wait for their reply
+      OPENED, CLOSED      so far
+      FDS                 descriptors in use / the limit
+      STATE               active, idle, or retired: takes no new calls
+      CALLS, AGE, IDLE    requests so far; since opened; since last used
+
+    Columns for which a narrow terminal has no room are left out.
+
+    These are the connections that a process opened, not those that it accepted. The table is in
+    colour where rich is installed: pip install 'xoscar-idle[top]'.
+
+    Exit status: 0, also after q and Ctrl-C; 1 if a PID or POOL_ADDRESS cannot be looked at.
+
+    Example: xoscar-idle top 127.0.0.1:9999
+    """
+    from .top import top as run_top
+
+    sys.exit(run_top(targets, interval, once))
+
+
+@main.command()
+@_targets
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of processes.")
+def stats(targets: tuple[Target, ...], as_json: bool) -> None:
+    """Print once what there is to know of processes and their connections.
+
+    PID and POOL_ADDRESS are those of "xoscar-idle top"; without any, all processes of this user
+    that were started with XOSCAR_IDLE_MONITOR=1. The JSON lists each connection, too.
+
+    Exit status: 1 if one of them cannot be looked at, else 0.
+
+    Example: xoscar-idle stats --json 1234 | jq '.[].statistics.closed'
+    """
+    from .top import stats as run_stats
+
+    sys.exit(run_stats(targets, as_json))

@@ -1,0 +1,134 @@
+"""Whether idle closing is active in processes that run."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import click
+import psutil
+
+from .. import config, values
+from ..telemetry import monitor, targets
+from ..telemetry.snapshot import NOT_ACTIVE, Snapshot
+from . import tables
+
+ASK = (
+    f"to be able to ask it, start it with {monitor.MONITOR}=1, or name the address of its pool "
+    "instead of its PID"
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What there is to say of one process."""
+
+    pid: int | None
+    address: str | None
+    command: str
+    active: bool | None
+    """None: it is not known."""
+    asked_for: bool | None
+    """Whether its environment asked for activation when it was started; None: it is not known."""
+    text: str
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The value and the origin of each, where it is active."""
+
+
+def verdict(seen: Snapshot, environ: Mapping[str, str] | None = None) -> Verdict:
+    """What follows from what was seen of a process and from the environment of its start."""
+    asked_for = None if environ is None else config.wanted(environ)
+    active: bool | None = None
+    settings: dict[str, dict[str, Any]] = {}
+    if seen.statistics is not None:
+        active = True
+        origins = seen.statistics["origins"]
+        settings = {
+            name: {"value": value, "origin": origins[name]}
+            for name, value in seen.statistics["settings"].items()
+        }
+        text = _settings(settings)
+    elif seen.note.startswith(NOT_ACTIVE):
+        active = False
+        text = seen.note
+    else:
+        text = seen.note + _from_outside(environ)
+    return Verdict(seen.pid, seen.address, seen.command, active, asked_for, text, settings)
+
+
+def _settings(settings: Mapping[str, Mapping[str, Any]]) -> str:
+    given = [
+        f"{name}={each['value']} ({each['origin']})"
+        for name, each in settings.items()
+        if each["origin"] != "default"
+    ]
+    return f"{', '.join(given)}; all others by default" if given else "all settings by default"
+
+
+def _from_outside(environ: Mapping[str, str] | None) -> str:
+    if environ is None:
+        return ""
+    place = monitor.own_directory(environ)
+    if place is not None and place != monitor.own_directory():
+        return f"; it was started with {monitor.MONITOR}={place}: give this command the same"
+    if config.wanted(environ):
+        raw = values.shown(environ[config.IDLE_TIMEOUT])
+        return (
+            f"; it was started with {config.IDLE_TIMEOUT}={raw}, but whether it is active only it "
+            f"can tell: {ASK}"
+        )
+    return (
+        f"; it was started without {config.IDLE_TIMEOUT}, or with off: it is not active unless its "
+        f"program calls xoscar_idle.install(); {ASK}"
+    )
+
+
+def doctor(named: Sequence[targets.Target], as_json: bool) -> int:
+    """Print what is found of those that are named; the exit status: 0 if all are active."""
+    verdicts, complaints = asyncio.run(_examine(named))
+    active = [each.active for each in verdicts]
+    status = 0 if all(active) and not complaints else 1
+    if as_json:
+        report = {
+            "status": status,
+            "processes": [dataclasses.asdict(each) for each in verdicts],
+            "complaints": complaints,
+        }
+        click.echo(json.dumps(report, indent=2))
+        return status
+    words = {True: "active", False: "not active", None: "not known"}
+    for each in verdicts:
+        name = tables.name_of(each.pid, each.address)
+        command = tables.printable(each.command)
+        click.echo(f"{words[each.active]:10}  {name}  {command}".rstrip())
+        click.echo(f"{'':10}  {each.text}")
+    for complaint in complaints:
+        click.echo(f"xoscar-idle: {complaint}", err=True)
+    if verdicts:
+        counts = {word: active.count(state) for state, word in words.items()}
+        told = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+        click.echo(f"\nOf {len(verdicts)} that run: {told}.")
+    return status
+
+
+async def _examine(named: Sequence[targets.Target]) -> tuple[list[Verdict], list[str]]:
+    looks = await asyncio.gather(*(targets.look([each]) for each in named))
+    verdicts: list[Verdict] = []
+    complaints: list[str] = []
+    for target, (snapshots, wrong) in zip(named, looks, strict=True):
+        # The number that a pool tells may be one of another machine.
+        environ = _environ(target) if isinstance(target, int) else None
+        verdicts += [verdict(each, environ) for each in snapshots]
+        complaints += wrong
+    return verdicts, complaints
+
+
+def _environ(pid: int) -> dict[str, str] | None:
+    try:
+        return psutil.Process(pid).environ()
+    except (psutil.Error, OSError):
+        return None

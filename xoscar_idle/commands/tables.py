@@ -1,0 +1,275 @@
+"""Snapshots of processes as tables, and tables as plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from ..telemetry.snapshot import Snapshot
+
+GAP = "  "
+ORDER = ("active", "idle", "retired", "closing")
+"""In which connections of a process are listed: what is in use first."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under headers.
+
+    Column 1 is text, and takes what room is left; so is 2 where ``text`` says so. All others are
+    numbers. Where column 1 has no room for ``needed`` characters, the columns in ``spare`` are left
+    out, the first of them first.
+    """
+
+    headers: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    text: Sequence[int] = (1,)
+    needed: int = 8
+    spare: Sequence[int] = ()
+
+    def plain(self, width: int) -> list[str]:
+        """Its lines, none of them longer than ``width``."""
+        cells = [self.headers, *self.rows]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        least = min(widths[1], 8)
+        needed, shown = max(least, min(widths[1], self.needed)), list(range(len(widths)))
+        for each in self.spare:
+            if _room(widths, shown, width) >= needed:
+                break
+            shown.remove(each)
+        widths[1] = max(least, min(widths[1], _room(widths, shown, width)))
+        return [self._line(row, widths, shown)[:width].rstrip() for row in cells]
+
+    def _line(self, row: Sequence[str], widths: list[int], shown: list[int]) -> str:
+        return GAP.join(
+            _clipped(row[i], widths[i]).ljust(widths[i])
+            if i in self.text
+            else row[i].rjust(widths[i])
+            for i in shown
+        )
+
+
+def _room(widths: list[int], shown: list[int], width: int) -> int:
+    """What is left for column 1."""
+    return width - sum(len(GAP) + widths[i] for i in shown if i != 1)
+
+
+def _clipped(text: str, width: int) -> str:
+    """As much as there is room for; an address at the beginning keeps its end, the port."""
+    if len(text) <= width:
+        return text
+    address = text.partition(" ")[0]
+    if len(address) == width:
+        return address
+    if len(address) < width or ":" not in address:
+        return text[: width - 1] + "…"
+    end = (width - 1) * 2 // 3
+    return f"{address[: width - 1 - end]}…{address[-end:]}"
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that ``top`` shows at one moment."""
+
+    title: str
+    tables: list[Table]
+    notes: list[str]
+    first: int = 0
+    """The row of all tables together with which it begins."""
+    room: int = 0
+    """How many rows there is room for."""
+
+    def plain(self, width: int) -> str:
+        """As text."""
+        blocks = [[_clipped(self.title, width)], *(each.plain(width) for each in self.tables)]
+        if self.notes:
+            blocks.append([_clipped(each, width) for each in self.notes])
+        return "\n\n".join("\n".join(block) for block in blocks)
+
+
+def page(
+    snapshots: Sequence[Snapshot],
+    complaints: Sequence[str] = (),
+    height: int | None = None,
+    when: str = "",
+    first: int = 0,
+    keys: str = "",
+) -> Page:
+    """What there is to show: as many rows, from ``first`` on, as fit on ``height`` lines.
+
+    ``keys`` says how to see the others.
+    """
+    states = [_state(each) for one in snapshots for each in one.connections]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    title = f"{when}  {_number(len(snapshots), 'process', 'processes')}, ".lstrip() + (
+        f"{_number(len(states), 'connection')}: {counts}" if states else "no connections"
+    )
+    notes = [f"{_name(each)}: {each.note}" for each in snapshots if each.note] + list(complaints)
+    processes = [_process_row(each) for each in snapshots]
+    connections = [row for one in snapshots for row in _connection_rows(one)]
+    total = room = len(processes) + len(connections)
+    if height is not None:
+        notes = _some(notes, max(1, height // 3))
+        # Title and, of each table that there is, a blank line and the headers.
+        room = height - 1 - 2 * (bool(processes) + bool(connections)) - bool(notes) - len(notes)
+        if total > room:
+            room = max(1, room - 1 - (not notes))
+            first = max(0, min(first, total - room))
+            notes.append(f"rows {first + 1} to {min(first + room, total)} of {total}{keys}")
+    if total <= room:
+        first = 0
+    shown = slice(first, first + room)
+    processes, connections = (
+        processes[shown],
+        connections[max(0, first - len(processes)) : max(0, first + room - len(processes))],
+    )
+    tables = [_processes(processes, snapshots)] if processes else []
+    if connections:
+        tables.append(_connections(connections))
+    return Page(title, tables, notes, first, room)
+
+
+def _some(notes: list[str], most: int) -> list[str]:
+    if len(notes) <= most:
+        return notes
+    rest = len(notes) - most + 1
+    return [*notes[: most - 1], f"{rest} more notes, which xoscar-idle stats tells"]
+
+
+def _processes(rows: Sequence[Sequence[str]], snapshots: Sequence[Snapshot]) -> Table:
+    return Table(
+        ("PID", "PROCESS", "OPEN", "ACTIVE", "IDLE", "CONN", "REQS", "OPENED", "CLOSED", "FDS"),
+        rows,
+        needed=max(len(each.address or "") for each in snapshots),
+        spare=(7, 8, 5, 6, 3, 4),
+    )
+
+
+def _connections(rows: Sequence[Sequence[str]]) -> Table:
+    return Table(
+        ("PID", "CONNECTION TO", "STATE", "REQS", "CALLS", "AGE", "IDLE", "FD"),
+        rows,
+        text=(1, 2),
+        needed=max(len(row[1].partition(" ")[0]) for row in rows),
+        spare=(7, 5, 4),
+    )
+
+
+def _process_row(one: Snapshot) -> list[str]:
+    told = one.statistics
+    counts = ["-"] * 7
+    if told is not None:
+        counts = [str(told[name]) for name in ("open", "active", "idle", "connecting")]
+        counts += [str(told["requests_in_flight"]), str(told["opened"])]
+        counts.append(str(sum(told["closed"].values())))
+    program, *arguments = printable(one.command).split(" ")
+    command = " ".join([PurePath(program).name, *arguments])
+    name = f"{one.address or ''} {command}".strip()
+    return [_cell(one.pid), name, *counts, _descriptors(one)]
+
+
+def _connection_rows(one: Snapshot) -> Iterator[list[str]]:
+    def order(connection: dict[str, Any]) -> tuple[int, str]:
+        state = _state(connection)
+        return ORDER.index(state) if state in ORDER else len(ORDER), _destination(connection)
+
+    for each in sorted(one.connections, key=order):
+        yield [
+            _cell(one.pid),
+            _destination(each),
+            _state(each),
+            _cell(each.get("in_flight")),
+            _cell(each.get("calls")),
+            _duration(each.get("age")),
+            _duration(each.get("idle")),
+            _cell(each.get("descriptor")),
+        ]
+
+
+def _destination(connection: dict[str, Any]) -> str:
+    """Who is connected to; and over which route, where that is not the same."""
+    route: str = connection["route"]
+    address: str = connection.get("address") or route
+    return address if address == route else f"{address} via {route}"
+
+
+def _state(connection: dict[str, Any]) -> str:
+    state: str = connection["state"]
+    if state != "open":
+        return state
+    return "active" if connection["references"] else "idle"
+
+
+def printable(text: str) -> str:
+    """``text`` on one line, without what would do something to a terminal."""
+    return "".join(each if each.isprintable() else "?" for each in " ".join(text.split()))
+
+
+def name_of(pid: int | None, address: str | None) -> str:
+    """What a process is called in a line about it."""
+    if pid is None:
+        return str(address)
+    return f"{pid}" if address is None else f"{pid} at {address}"
+
+
+def _name(one: Snapshot) -> str:
+    return name_of(one.pid, one.address)
+
+
+def _descriptors(one: Snapshot) -> str:
+    if one.descriptors is None and one.descriptor_limit is None:
+        return "-"
+    count = "?" if one.descriptors is None else f"{one.descriptors}"
+    return count if one.descriptor_limit is None else f"{count}/{one.descriptor_limit}"
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+def _number(count: int, noun: str, plural: str | None = None) -> str:
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    minutes = int(seconds) // 60
+    if minutes < 60:
+        return f"{minutes}m{int(seconds) % 60:02}s"
+    if minutes < 60 * 24:
+        return f"{minutes // 60}h{minutes % 60:02}m"
+    return f"{minutes // 1440}d{minutes // 60 % 24:02}h"
+
+
+def details(one: Snapshot) -> str:
+    """Everything that ``stats`` says of a process."""
+    lines = [f"process {_name(one)}" + (f": {printable(one.command)}" if one.command else "")]
+    told = one.statistics
+    if told is not None:
+        closed = ", ".join(f"{count} {reason}" for reason, count in told["closed"].items() if count)
+        origins = told["origins"]
+        settings = ", ".join(
+            f"{name}={value} ({origins[name]})"
+            for name, value in told["settings"].items()
+            if origins[name] != "default"
+        )
+        lines += [
+            f"  connections  {told['open']} open: {told['active']} active, {told['idle']} idle, "
+            f"{told['retired']} retired; {told['connecting']} connecting",
+            f"  requests     {told['requests_in_flight']} in flight",
+            f"  opened       {told['opened']}",
+            f"  closed       {sum(told['closed'].values())}" + (f": {closed}" if closed else ""),
+            f"  connects     {told['connects_failed']} failed, "
+            f"{told['connect_seconds']:.3f} s spent connecting, "
+            f"{told['cap_exceeded']} over the cap",
+            f"  settings     {settings or 'all by default'}",
+        ]
+    lines.append(f"  descriptors  {_descriptors(one)}")
+    if one.note:
+        lines.append(f"  note         {one.note}")
+    return "\n".join(lines)

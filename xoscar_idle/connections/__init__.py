@@ -1,0 +1,1 @@
+"""The life of connections: opening, sharing, closing those that nobody uses."""

@@ -1,0 +1,1 @@
+"""What can be seen of processes: of this one, and of others."""
