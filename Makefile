@@ -16,7 +16,7 @@ OLDEST := .venv-oldest/.ready-$(KEY)
 # What depends on xoscar, for its oldest supported version.
 OLDEST_TESTS := tests/test_activation.py \
 	$(addprefix tests/whole/test_,$(addsuffix .py,places mixed pools)) \
-	$(addprefix tests/connections/test_,$(addsuffix .py,accepted caller loops preexisting))
+	$(addprefix tests/connection/test_,$(addsuffix .py,accepted caller loops preexisting))
 
 # It runs as a user who may not write what coverage measures.
 AS_NOBODY := tests/commands/test_top.py::test_a_foreign_users_process
@@ -50,7 +50,7 @@ coverage: $(READY) $(NIXL) ## run the tests and list the lines and branches that
 	$(BIN)/coverage report
 
 fuzz: $(READY) ## run the stateful tests for long (FUZZ=10000 sequences)
-	XOSCAR_IDLE_FUZZ=$(or $(FUZZ),10000) $(BIN)/python -m pytest --timeout 3600 tests/connections/test_stateful.py
+	XOSCAR_IDLE_FUZZ=$(or $(FUZZ),10000) $(BIN)/python -m pytest --timeout 3600 tests/connection/test_stateful.py
 
 chaos: $(READY) ## kill, stop, add and remove pools under load (CHAOS=600 seconds)
 	$(BIN)/python -m tests.whole.chaos $(or $(CHAOS),600) $(SEEDS)

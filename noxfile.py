@@ -15,22 +15,22 @@ XOSCARS = ["0.11.0", "0.11.2", "0.12.0", "0.12.*"]
 
 # What depends on the interpreter or on xoscar; the loops are asyncio and uvloop within the tests.
 TESTS = [
-    "tests/connections/test_accepted.py",
+    "tests/connection/test_accepted.py",
     "tests/test_activation.py",
     "tests/whole/test_places.py",
-    "tests/connections/test_caller.py",
+    "tests/connection/test_caller.py",
     "tests/whole/test_churn.py",
-    "tests/connections/test_deadlines.py",
-    "tests/connections/test_fork.py",
+    "tests/connection/test_deadlines.py",
+    "tests/connection/test_fork.py",
     "tests/test_imports.py",
-    "tests/connections/test_limits.py",
-    "tests/connections/test_loops.py",
+    "tests/connection/test_limits.py",
+    "tests/connection/test_loops.py",
     "tests/whole/test_mixed.py",
     "tests/whole/test_pools.py",
     "tests/whole/test_settings_table.py",
     "tests/whole/test_silent_peers.py",
-    "tests/connections/test_preexisting.py",
-    "tests/connections/test_transfer.py",
+    "tests/connection/test_preexisting.py",
+    "tests/connection/test_transfer.py",
 ]
 
 nox.options.error_on_missing_interpreters = False

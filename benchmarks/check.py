@@ -12,7 +12,7 @@ from functools import partial
 import click
 
 import xoscar_idle
-from xoscar_idle.connections import registry
+from xoscar_idle.connection import registry
 
 from .caller_work import within
 from .endpoints import Client

@@ -22,6 +22,8 @@ from typing import Any
 
 import psutil
 
+from xoscar_idle.config import unset_everywhere
+
 IDLE_TIMEOUT = "XOSCAR_IDLE_TIMEOUT"
 
 
@@ -61,7 +63,7 @@ class Child:
         loop: str = "asyncio",
         start: Callable[..., subprocess.Popen[str]] = _start,
     ) -> None:
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("XOSCAR_")}
+        inherited = unset_everywhere(os.environ)
         self.maker = maker
         self.process = start(
             [sys.executable, "-m", "benchmarks.processes", maker, loop],

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 import xoscar_idle
-from xoscar_idle import activation, config
-from xoscar_idle.connections.caller import ActorCaller
-from xoscar_idle.connections.cap import Cap
+from xoscar_idle import config, patching
+from xoscar_idle.connection.caller import ActorCaller
+from xoscar_idle.connection.cap import Cap
 
 from .support import leaks
 from .support.memory import Network, VirtualTimeLoop
@@ -52,7 +52,7 @@ def virtual_time(
     settings: config.Settings, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[VirtualTimeLoop]:
     """A loop in virtual time, with the settings in force."""
-    monkeypatch.setattr(activation, "why_inactive", lambda: "")
+    monkeypatch.setattr(patching, "why_inactive", lambda: "")
     before = config.current()
     config.use(settings)
     loop = VirtualTimeLoop()

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from xoscar.backends.context import IndigenActorContext
 from xoscar.backends.core import ActorCaller
+from xoscar.backends.pool import AbstractActorPool
 from xoscar.backends.router import Router
 
 import xoscar_idle
-from xoscar_idle import activation, config
+from xoscar_idle import activation, config, patching
 
 from . import environment
 
@@ -73,7 +74,7 @@ def test_bad_argument_changes_nothing(changes: dict[str, Any]) -> None:
 def test_unknown_version_is_left_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(activation.importlib.metadata, "version", lambda _: "0.13.0")
+    monkeypatch.setattr(patching.importlib.metadata, "version", lambda _: "0.13.0")
     with pytest.raises(xoscar_idle.UnsupportedXoscar, match=r"0\.13\.0.*<0\.13,>=0\.11"):
         xoscar_idle.install()
     monkeypatch.setenv(VARIABLE, "30")
@@ -86,7 +87,7 @@ def test_unknown_version_is_left_alone(
 
 @pytest.mark.parametrize("version", ["0.11.0", "0.12.2", "0.12.2+3.g1234567.dirty", "0.12.3rc1"])
 def test_known_versions(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-    monkeypatch.setattr(activation.importlib.metadata, "version", lambda _: version)
+    monkeypatch.setattr(patching.importlib.metadata, "version", lambda _: version)
     xoscar_idle.install()
 
 
@@ -104,6 +105,29 @@ def test_changed_internals_are_left_alone(
         xoscar_idle.install()
     assert not xoscar_idle.is_active()
     monkeypatch.undo()
+
+
+def test_a_part_that_this_xoscar_cannot_have_is_off_and_the_others_are_not(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def changed(self: Any, something: Any) -> None: ...
+
+    monkeypatch.setattr(AbstractActorPool, "handle_control_command", changed)
+    xoscar_idle.install()
+    assert xoscar_idle.is_active()
+    assert AbstractActorPool.handle_control_command is changed
+    (record,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    told = record.getMessage()
+    assert told.startswith("telemetry is off with xoscar ")
+    assert "AbstractActorPool.handle_control_command is not what xoscar" in told
+    xoscar_idle.uninstall()
+    assert AbstractActorPool.handle_control_command is changed
+
+
+def test_no_attribute_is_replaced_by_two_parts_and_each_row_has_a_reason() -> None:
+    places = [place for part in activation.parts() for place in part.PLACES]
+    assert len({place.path for place in places}) == len(places) > 10
+    assert all(place.reason for place in places)
 
 
 def test_variable_off_or_unset_activates_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,10 +153,10 @@ def test_a_process_in_which_activation_failed_tells_why() -> None:
     program = """
 import importlib.metadata, os
 importlib.metadata.version = lambda name: "0.13.0"
-import xoscar, xoscar_idle.telemetry.monitor
-print(xoscar_idle.telemetry.monitor.ask(os.getpid()).note)
+import xoscar, xoscar_idle.telemetry.snapshot
+print(xoscar_idle.telemetry.snapshot.ask(os.getpid()).note)
 xoscar_idle.uninstall()
-print(xoscar_idle.telemetry.monitor.ask(os.getpid()))
+print(xoscar_idle.telemetry.snapshot.ask(os.getpid()))
 """
     note, asked_later = python(program, **{VARIABLE: "5", "XOSCAR_IDLE_MONITOR": "1"}).splitlines()
     assert note.startswith("xoscar-idle is not active in it: xoscar 0.13.0 was left as it is: ")

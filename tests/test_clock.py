@@ -14,7 +14,7 @@ time.time = lambda: real() + offset  # before anybody keeps the real one
 
 from tests.support.memory import Network
 from xoscar_idle import config
-from xoscar_idle.connections.caller import ActorCaller
+from xoscar_idle.connection.caller import ActorCaller
 
 async def main(seconds):
     global offset

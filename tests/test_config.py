@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xoscar_idle import config, values
-from xoscar_idle.config import Settings, as_variable, variable, wanted
+from xoscar_idle.config import Settings, as_variable, variable
+from xoscar_idle.gate import wanted
 
 NAMES = [each.name for each in dataclasses.fields(Settings)]
 SWITCHES = [name for name in NAMES if name not in ("probe_timeout", "call_timeout_except")]

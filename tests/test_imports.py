@@ -6,6 +6,7 @@ xoscar nor anything of ours.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -57,6 +58,12 @@ for program in json.load(sys.stdin):
 print(json.dumps(told))
 """
 
+
+def test_no_public_name_is_hidden_by_a_module_of_that_name() -> None:
+    for name in xoscar_idle.__all__:
+        assert importlib.util.find_spec(f"xoscar_idle.{name}") is None, name
+
+
 ACTIVE = "import xoscar, xoscar_idle; print(xoscar_idle.is_active())"
 
 
@@ -91,7 +98,7 @@ def test_every_name_and_every_module_first_in_each_order_with_xoscar() -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        *(f"connections.{name}" for name in ("deadlines", "probe", "transports", "caller")),
+        *(f"connection.{name}" for name in ("deadlines", "probe", "transports", "caller")),
         "telemetry.pool_query",
     ],
 )
@@ -184,8 +191,8 @@ def test_a_thread_installs_and_another_imports(name: str) -> None:
         for first, second in ((installs, imports), (imports, installs))
         for at in (
             "xoscar.backends.message",
-            "xoscar_idle.connections.leases",
-            "xoscar_idle.connections.routing",
+            "xoscar_idle.connection.leases",
+            "xoscar_idle.connection.routing",
         )
     ]
     assert outputs(programs) == ["[] True 5.0\n"] * 6
@@ -200,7 +207,7 @@ def test_a_thread_imports_xoscar_and_another_a_name_of_ours(name: str) -> None:
         for at in (
             "xoscar.backends.message",
             "xoscar.backends.core",
-            "xoscar_idle.connections.deadlines",
+            "xoscar_idle.connection.deadlines",
         )
     ]
     assert outputs(programs) == ["[] True 30.0\n"] * 6
@@ -211,13 +218,13 @@ def test_what_prevented_activation_is_told() -> None:
 import sys
 class Broken:
     def find_spec(self, name, path, target=None):
-        if name == "xoscar_idle.connections.registry":
+        if name == "xoscar_idle.connection.registry":
             raise ImportError("broken")
 sys.meta_path.insert(0, broken := Broken())
 import logging; logging.getLogger("xoscar_idle").setLevel("CRITICAL")
-try: import xoscar_idle.connections.preexisting, xoscar_idle.connections.registry
+try: import xoscar_idle.connection.preexisting, xoscar_idle.connection.registry
 except ImportError as error: print(error)
-from xoscar_idle.activation import is_active, why_inactive
+from xoscar_idle.patching import is_active, why_inactive
 print(is_active(), why_inactive())
 """
     assert outputs([program]) == ["broken\nFalse broken\n"]

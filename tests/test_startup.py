@@ -31,7 +31,7 @@ def tree(tmp_path: Path) -> Path:
     (tmp_path / "xoscar/part.py").write_text('print("part")\n')
     (tmp_path / "xoscar_idle/__init__.py").touch()
     (tmp_path / "xoscar_idle/activation.py").write_text(ACTIVATION)
-    for name in ("startup.py", "import_hook.py"):
+    for name in ("startup.py", "gate.py", "import_hook.py"):
         shutil.copy(ROOT / "xoscar_idle" / name, tmp_path / "xoscar_idle")
     shutil.copy(ROOT / "xoscar_idle.pth", tmp_path)
     return tmp_path
@@ -268,7 +268,9 @@ def test_imports_next_to_nothing(tree: Path) -> None:
         "import xoscar_idle.startup",
         "print(*sorted(set(sys.modules) - before))",
     )
-    assert output == ["__future__ xoscar_idle xoscar_idle.import_hook xoscar_idle.startup"]
+    assert output == [
+        "__future__ xoscar_idle xoscar_idle.gate xoscar_idle.import_hook xoscar_idle.startup"
+    ]
 
 
 PTH = "import os, site, sys; site.addsitedir(os.environ['PYTHONPATH'])"

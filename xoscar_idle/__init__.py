@@ -9,12 +9,13 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # importing typing would cost each start of Python some milliseconds
 if TYPE_CHECKING:
-    from .activation import UnsupportedXoscar, configure, install, is_active, uninstall
+    from .activation import configure, install, uninstall
     from .config import Settings
     from .config import current as settings
-    from .connections.deadlines import CallTimeout, deadline
-    from .connections.probe import ping
-    from .connections.statistics import ConnectionInfo, Statistics, connections, statistics
+    from .connection.deadlines import CallTimeout, deadline
+    from .connection.probe import ping
+    from .connection.statistics import ConnectionInfo, Statistics, connections, statistics
+    from .patching import UnsupportedXoscar, is_active
 
 __version__ = "0.1.0"
 
@@ -38,23 +39,23 @@ __all__ = [
 # Where the public names live. They are imported on first use: the package itself is imported at
 # every Python start with the variable set, xoscar or not.
 _HOMES = {
-    "CallTimeout": "connections.deadlines:CallTimeout",
-    "ConnectionInfo": "connections.statistics:ConnectionInfo",
+    "CallTimeout": "connection.deadlines:CallTimeout",
+    "ConnectionInfo": "connection.statistics:ConnectionInfo",
     "Settings": "config:Settings",
-    "Statistics": "connections.statistics:Statistics",
-    "UnsupportedXoscar": "activation:UnsupportedXoscar",
+    "Statistics": "connection.statistics:Statistics",
+    "UnsupportedXoscar": "patching:UnsupportedXoscar",
     "configure": "activation:configure",
-    "connections": "connections.statistics:connections",
-    "deadline": "connections.deadlines:deadline",
+    "connections": "connection.statistics:connections",
+    "deadline": "connection.deadlines:deadline",
     "install": "activation:install",
-    "is_active": "activation:is_active",
-    "ping": "connections.probe:ping",
+    "is_active": "patching:is_active",
+    "ping": "connection.probe:ping",
     "settings": "config:current",
-    "statistics": "connections.statistics:statistics",
+    "statistics": "connection.statistics:statistics",
     "uninstall": "activation:uninstall",
 }
 
-_NEED_XOSCAR = ("connections.deadlines", "connections.probe")
+_NEED_XOSCAR = ("connection.deadlines", "connection.probe")
 
 
 def __getattr__(name: str) -> object:

@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import values
+from .gate import IDLE_TIMEOUT
 
 logger = logging.getLogger("xoscar_idle")
-
-IDLE_TIMEOUT = "XOSCAR_IDLE_TIMEOUT"
 
 ROOM = 1.5
 """How much longer than a client a server should wait, so that it is not the one that closes."""
@@ -164,6 +163,11 @@ def variable(name: str) -> str:
     return f"XOSCAR_{name.upper()}"
 
 
+def unset_everywhere(environ: Mapping[str, str]) -> dict[str, str]:
+    """``environ`` without any variable of xoscar or of ours."""
+    return {name: value for name, value in environ.items() if not name.startswith("XOSCAR_")}
+
+
 def as_variable(name: str, value: object) -> str | None:
     """The variable of the setting ``name`` for child processes, so that it means ``value`` there.
 
@@ -195,11 +199,6 @@ def _parsed(setting: dataclasses.Field[Any], value: object) -> Any:
         return setting.metadata["parse"](value)
     except ValueError as error:
         raise ValueError(f"{setting.name} {error}, got {values.shown(value)}") from None
-
-
-def wanted(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether the environment asks for activation: the variable is set, and not to ``off``."""
-    return environ.get(IDLE_TIMEOUT, "").strip().lower() not in ("", "off")
 
 
 _current = Settings()

@@ -1,13 +1,56 @@
-"""The file descriptors of processes, as the kernel has them."""
+"""The file descriptors of processes, and how many they may have, as the kernel has them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import stat
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
-import psutil
+if TYPE_CHECKING:
+    import psutil
+
+
+def count(process: psutil.Process) -> int:
+    """How many a process has open; on Windows its handles."""
+    if sys.platform == "win32":
+        return process.num_handles()
+    return process.num_fds()
+
+
+def limits() -> tuple[int | None, int | None]:
+    """How many this process may have, and how far it may raise that; None: there is no limit."""
+    if sys.platform == "win32":
+        return None, None
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (
+        None if soft == resource.RLIM_INFINITY else soft,
+        None if hard == resource.RLIM_INFINITY else hard,
+    )
+
+
+def allow(number: int) -> None:
+    """Raise the limit of this process, if need be, so that it can have so many."""
+    soft, _ = limits()
+    if sys.platform == "win32" or soft is None or soft >= number:
+        return
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
+
+
+def limit_of(process: psutil.Process) -> int | None:
+    """How many a process may have; None: there is no limit, or the system does not tell."""
+    if sys.platform != "linux":
+        return None
+    import psutil  # whoever has a process has imported it; settings need none
+
+    limit, _ = process.rlimit(psutil.RLIMIT_NOFILE)
+    return None if limit == psutil.RLIM_INFINITY else limit
 
 
 def inet_connections(process: psutil.Process) -> list[Any]:

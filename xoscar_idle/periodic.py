@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, TypeVar
+
+from .clock import Clock
 
 T = TypeVar("T")
 
@@ -22,7 +24,7 @@ def spawn(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> asyn
 class Periodic:
     """Calls :meth:`sweep` when :meth:`next_expiry` says so, on the loop that it was made on."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Clock) -> None:
         self.loop = asyncio.get_running_loop()
         self.clock = clock
         self._check: asyncio.Task[None] | None = None

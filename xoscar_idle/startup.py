@@ -6,9 +6,9 @@ also for programs that have nothing to do with xoscar. It therefore imports next
 
 from __future__ import annotations
 
-import os
 import sys
 
+from . import gate
 from .import_hook import HalfImported, ImportHook, warn
 
 UNABLE = "xoscar_idle could not be activated; xoscar runs without it"
@@ -42,8 +42,7 @@ def activate() -> None:
 
 def start() -> None:
     """Activate now if ``xoscar`` is imported already, or else once it will be."""
-    # The rule of config.wanted(), whose module is too heavy for every start of Python.
-    if os.environ.get("XOSCAR_IDLE_TIMEOUT", "").strip().lower() in ("", "off"):
+    if not gate.wanted():
         return
     _ours.arm()
     if "xoscar" in sys.modules:

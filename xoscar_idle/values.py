@@ -10,8 +10,9 @@ import math
 import numbers
 import operator
 import re
-import sys
 from collections.abc import Collection
+
+from . import descriptors
 
 SHORTEST = 0.001
 """Seconds. Anything shorter would be a check that never sleeps."""
@@ -176,12 +177,8 @@ def whole(value: object, most: int = MOST_CONNECTIONS) -> int | None:
 
 
 def _half_of_descriptors() -> int:
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 0 if limit == resource.RLIM_INFINITY else max(1, limit // 2)
+    limit, _ = descriptors.limits()
+    return 0 if limit is None else max(1, limit // 2)
 
 
 def patterns(value: object) -> tuple[str, ...]:

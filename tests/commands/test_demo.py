@@ -13,11 +13,11 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from xoscar_idle.commands.demo import demo
+from xoscar_idle.commands.demo.show import demo
 
 pytestmark = pytest.mark.integration
 
-PROGRAM = "import sys; from xoscar_idle.commands.demo import demo; sys.exit(demo({}))"
+PROGRAM = "import sys; from xoscar_idle.commands.demo.show import demo; sys.exit(demo({}))"
 SMALL = "endpoints=24, seconds=6.0, idle_timeout=1.0"
 CHILDREN = 6  # a client and two servers per side
 

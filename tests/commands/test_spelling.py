@@ -4,12 +4,11 @@ import dataclasses
 
 import pytest
 
-from xoscar_idle import config, logs
+from xoscar_idle import config, logs, side_channel
 from xoscar_idle.commands.spelling import meant
-from xoscar_idle.telemetry import monitor
 
 KNOWN = [config.variable(each.name) for each in dataclasses.fields(config.Settings)]
-KNOWN += [monitor.MONITOR, logs.LOG]
+KNOWN += [side_channel.MONITOR, logs.LOG]
 
 
 @pytest.mark.parametrize(

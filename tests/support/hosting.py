@@ -46,9 +46,9 @@ class Worker(xo.StatelessActor):  # type: ignore[misc]
         return os.environ.get(name)
 
     def active(self) -> bool:
-        import xoscar_idle.activation
+        import xoscar_idle
 
-        return xoscar_idle.activation.is_active()
+        return xoscar_idle.is_active()
 
     def pid(self) -> int:
         return os.getpid()

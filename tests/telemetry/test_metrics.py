@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 import xoscar_idle
-from xoscar_idle.connections import routing, statistics
+from xoscar_idle.connection import counters, routing, statistics
 from xoscar_idle.telemetry import metrics
 
 from ..support.hosting import pools, worker
@@ -423,7 +423,7 @@ def test_each_metric_is_documented(known: set[str]) -> None:
     for metric in metrics.METRICS + metrics.DESCRIPTORS:
         assert f"| `{metric.name}" in page, metric.name
     assert f"| `{metrics.CONNECT_SECONDS[0]}` |" in page
-    for word in (*metrics.STATES, *statistics.REASONS):
+    for word in (*metrics.STATES, *counters.REASONS):
         assert f"`{word}`" in page, word
     queries = re.findall(r"```promql\n(.*?)```", page, re.DOTALL)
     assert queries

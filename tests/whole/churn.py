@@ -22,7 +22,7 @@ from xoscar.backends.core import ActorCaller as Owner
 from xoscar.backends.router import Router
 
 import xoscar_idle
-from xoscar_idle.connections import cap as caps
+from xoscar_idle.connection import cap as caps
 
 from ..support.hosting import sockets
 from ..support.memory import message

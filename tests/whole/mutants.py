@@ -22,20 +22,20 @@ LIMIT = 100
 """Seconds for the tests of one mutant; one with which they do not end is found."""
 
 IN_VIRTUAL_TIME = (
-    *(f"tests/connections/test_{name}.py" for name in ("idle", "age", "caller")),
-    "tests/connections/test_limits.py::TestCap",
-    "tests/connections/test_limits.py::TestAge",
-    "tests/connections/test_limits.py::test_what_makes_room_is_the_least_recently_used",
-    "tests/connections/test_stateful.py",
-    "tests/connections/test_interleavings.py",
+    *(f"tests/connection/test_{name}.py" for name in ("idle", "age", "caller")),
+    "tests/connection/test_limits.py::TestCap",
+    "tests/connection/test_limits.py::TestAge",
+    "tests/connection/test_limits.py::test_what_makes_room_is_the_least_recently_used",
+    "tests/connection/test_stateful.py",
+    "tests/connection/test_interleavings.py",
 )
 FORK = (
     "tests/whole/test_against_stock.py::test_right_here[fork-asyncio]",
-    "tests/connections/test_fork.py",
+    "tests/connection/test_fork.py",
 )
 CLOCK = ("tests/test_clock.py",)
-LOCK = ("tests/connections/test_finalizers.py",)
-OTHER_LOOP = ("tests/connections/test_limits.py::test_another_loop_makes_room_if_it_can",)
+LOCK = ("tests/connection/test_finalizers.py",)
+OTHER_LOOP = ("tests/connection/test_limits.py::test_another_loop_makes_room_if_it_can",)
 
 
 class Edit(NamedTuple):
@@ -50,7 +50,7 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     # -- references
     "reference given back twice": (
         Edit(
-            "connections/client.py",
+            "connection/client.py",
             "                reply.set_result(message)\n            self.de_ref()\n",
             "                reply.set_result(message)\n            self.de_ref()\n"
             "            self.de_ref()\n",
@@ -58,30 +58,30 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     ),
     "reference not given back on a failed send": (
         Edit(
-            "connections/client.py",
+            "connection/client.py",
             "                self._forget(reply)\n                raise\n            if unsent",
             "                raise\n            if unsent",
         ),
     ),
     "reference not given back on cancellation": (
         Edit(
-            "connections/client.py",
+            "connection/client.py",
             "            self._client._forget(self)\n",
             "            pass\n",
         ),
     ),
     "reference taken after an await, at look-up": (
         Edit(
-            "connections/caller.py",
+            "connection/caller.py",
             "            client = self._clients.get(route)\n            reused",
             "            client = self._clients.get(route)\n"
             "            await asyncio.sleep(0)\n            reused",
         ),
     ),
     "reference taken after an await, by who waits for a connect": (
-        Edit("connections/caller.py", "                client.hold()\n", ""),
+        Edit("connection/connecting.py", "                client.hold()\n", ""),
         Edit(
-            "connections/caller.py",
+            "connection/connecting.py",
             "            return await waiter\n",
             "            client = await waiter\n            client.add_ref()\n"
             "            return client\n",
@@ -89,7 +89,7 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     ),
     "reference kept by who is cancelled at the hand-over": (
         Edit(
-            "connections/caller.py",
+            "connection/connecting.py",
             "                waiter.result().de_ref()\n",
             "                pass\n",
         ),
@@ -97,7 +97,7 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     # -- closing
     "unlinking after the close": (
         Edit(
-            "connections/client.py",
+            "connection/client.py",
             "            if before is State.OPEN:\n                self._owner.unlink(self)\n",
             "            if before is State.OPEN:\n"
             "                self._task.add_done_callback(lambda _: self._owner.unlink(self))\n",
@@ -105,14 +105,14 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     ),
     "a waiter left unsettled": (
         Edit(
-            "connections/client.py",
+            "connection/client.py",
             "for reply in list(self._requests.values()):",
             "for reply in list(self._requests.values())[1:]:",
         ),
     ),
     "a waiter for a connect left unsettled": (
         Edit(
-            "connections/caller.py",
+            "connection/connecting.py",
             "        for waiter in self.waiters:\n            if not waiter.done():\n"
             "                waiter.set_exc",
             "        for waiter in self.waiters[:1]:\n            if not waiter.done():\n"
@@ -121,34 +121,34 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     ),
     "a request on a connection that ended at the hand-over": (
         Edit(
-            "connections/client.py",
+            "connection/client.py",
             "if ended or self.client.closed:",
             "if self.client.closed:",
         ),
     ),
     "a stop misses a connect that succeeds just then": (
-        Edit("connections/caller.py", "        self.given_up = True\n", ""),
+        Edit("connection/connecting.py", "        self.given_up = True\n", ""),
     ),
     "closing a connection with a lease: retired": (
         Edit(
-            "connections/client.py",
+            "connection/client.py",
             "            return\n        if self.refs == 0:\n            self.close(reason)",
             "            return\n        if not self._requests:\n            self.close(reason)",
         ),
     ),
     "closing a connection with a lease: in use, and still in its lane": (
-        Edit("connections/client.py", "            self.lane.in_use(self)\n", "            pass\n"),
+        Edit("connection/client.py", "            self.lane.in_use(self)\n", "            pass\n"),
     ),
     "closing a connection with a lease: given back at once": (
-        Edit("connections/caller.py", "stack.callback(client.de_ref)", "client.de_ref()"),
+        Edit("connection/leases.py", "stack.callback(client.de_ref)", "client.de_ref()"),
     ),
     "connections of a loop that is closed stay open": (
-        Edit("connections/caller.py", "            client.sever(reason)\n", "            pass\n"),
+        Edit("connection/caller.py", "            client.sever(reason)\n", "            pass\n"),
     ),
     # -- time
     "wall clock for monotonic": (
         Edit(
-            "connections/client.py",
+            "clock.py",
             "    partial(time.clock_gettime, time.CLOCK_BOOTTIME)\n"
             '    if hasattr(time, "CLOCK_BOOTTIME")\n    else time.monotonic\n',
             "    lambda: time.time()\n",
@@ -166,47 +166,47 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     ),
     "expired() the wrong way round": (
         Edit(
-            "connections/idle.py", "since + self.timeout <= now\n", "since + self.timeout >= now\n"
+            "connection/idle.py", "since + self.timeout <= now\n", "since + self.timeout >= now\n"
         ),
     ),
     "an overdue connection is handed out": (
         Edit(
-            "connections/client.py",
+            "connection/client.py",
             "            if self.lane.expired(self, now):",
             "            if False:",
         ),
     ),
     "age cuts calls in flight": (
-        Edit("connections/caller.py", 'client.retire("age")', 'client.close("age")'),
+        Edit("connection/caller.py", 'client.retire("age")', 'client.close("age")'),
     ),
     "changed settings forget the order of falling idle": (
         Edit(
-            "connections/caller.py",
+            "connection/caller.py",
             "in sorted(self._clients.values(), key=lambda c: c.idle_since or now)",
             "in list(self._clients.values())",
         ),
     ),
     # -- connecting
     "one connect per caller": (
-        Edit("connections/caller.py", "        if connect is None:\n", "        if True:\n"),
+        Edit("connection/connecting.py", "        if connect is None:\n", "        if True:\n"),
     ),
     "a connect is cancelled with the first who waits": (
         Edit(
-            "connections/caller.py",
+            "connection/connecting.py",
             "            # Cancelled just after the connection was handed over?\n",
             "            connect.task.cancel()\n",
         ),
     ),
     "sent again though bytes may have been written": (
         Edit(
-            "connections/client.py",
+            "connection/client.py",
             "            raise known or self._server_closed(told) from None\n",
             "            raise wire.NotSent(str(told)) from None\n",
         ),
     ),
     "an address instead of its route": (
         Edit(
-            "connections/caller.py",
+            "connection/caller.py",
             "        route = routing.resolve(router, dest_address, proxy_addresses)\n"
             "        while True:\n",
             "        route = dest_address\n        while True:\n",
@@ -214,87 +214,87 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     ),
     "what fails at the hand-over reaches nobody who waits": (
         Edit(
-            "connections/caller.py",
+            "connection/connecting.py",
             "                error = unexpected\n",
             "                raise\n",
         ),
     ),
     "a hand-over that fails leaves its connection open": (
         Edit(
-            "connections/caller.py",
+            "connection/caller.py",
             "            transports.abort(connection)  # first: what follows may fail, too\n",
             "",
         ),
     ),
     "a call that is made after a stop joins the connect that was given up": (
         Edit(
-            "connections/caller.py",
-            "        self._connects.clear()  # a call",
-            "        pass  # a call",
+            "connection/connecting.py",
+            "        self.by_route.clear()\n        for connect in list(self.all):\n",
+            "        for connect in list(self.all):\n",
         ),
     ),
     # -- the cap
     "a failed connect counts for ever": (
         Edit(
-            "connections/caller.py",
+            "connection/connecting.py",
             "        connect.seat.leave()\n        if error is not None:\n",
             "        if error is not None:\n",
         ),
     ),
     "the most recently used makes room": (
         Edit(
-            "connections/idle.py",
+            "connection/idle.py",
             "for item, since in self._since.items()), None)",
             "for item, since in reversed(self._since.items())), None)",
         ),
     ),
     "what falls idle over the cap stays": (
         Edit(
-            "connections/caller.py",
+            "connection/caller.py",
             "        if self._cap.surplus:\n            self._cap.shrink()\n",
             "",
         ),
     ),
     "room is made without waiting for it": (
         Edit(
-            "connections/cap.py",
+            "connection/cap.py",
             '                victim.close("cap")\n                await victim.wait_closed()\n',
             '                victim.close("cap")\n',
         ),
     ),
     "a seat is left twice": (
-        Edit("connections/cap.py", "                self._cap = None\n", "                pass\n"),
+        Edit("connection/cap.py", "                self._cap = None\n", "                pass\n"),
     ),
     # -- deadlines
     "a deadline goes on when its block has ended": (
-        Edit("connections/deadlines.py", "        scope.ended = True\n", "        pass\n"),
+        Edit("connection/deadlines.py", "        scope.ended = True\n", "        pass\n"),
     ),
     "a deadline that has passed lets calls be sent": (
         Edit(
-            "connections/caller.py",
-            "        if limit.at <= self.loop.time():\n",
-            "        if False:\n",
+            "connection/deadlines.py",
+            "    if limit.at <= loop.time():\n",
+            "    if False:\n",
         ),
     ),
     # -- the accepting side, and probes
     "an accepted connection is closed before what has come is read": (
-        Edit("connections/accepted.py", " and not _readable(transport)", ""),
+        Edit("connection/accepted.py", " and not _readable(transport)", ""),
     ),
     "an accepted connection is closed while its reply is written": (
         Edit(
-            "connections/accepted.py",
+            "connection/accepted.py",
             "if not waits or transport.get_write_buffer_size():",
             "if not waits:",
         ),
     ),
     "an accepted connection never has a whole frame": (
         Edit(
-            "connections/frames.py", "            self.reader.frame_ends()\n", "            pass\n"
+            "connection/frames.py", "            self.reader.frame_ends()\n", "            pass\n"
         ),
     ),
     "a probe fails requests that are younger than it": (
         Edit(
-            "connections/client.py",
+            "connection/client.py",
             "        if self._requests.keys() - {",
             "        if False and {",
         ),
@@ -302,24 +302,24 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     # -- a fork
     "a child closes its parent's socket": (
         Edit(
-            "connections/transports.py",
+            "connection/transports.py",
             "        _let_go(client.channel.writer.transport)\n",
             "        client.channel.writer.transport.abort()\n",
         ),
     ),
     "a child says goodbye for its parent": (
         Edit(
-            "connections/transports.py",
+            "connection/transports.py",
             "        _let_go(client.channel.writer.transport)\n",
             '        client.channel.writer.get_extra_info("socket").shutdown(2)\n'
             "        _let_go(client.channel.writer.transport)\n",
         ),
     ),
     "a child keeps its parent's sockets": (
-        Edit("connections/registry.py", "            caller.disown()\n", ""),
+        Edit("connection/registry.py", "            caller.disown()\n", ""),
     ),
     "a child keeps what its parent is connecting": (
-        Edit("connections/registry.py", "    routing.disown_loose()\n", ""),
+        Edit("connection/registry.py", "    routing.disown_loose()\n", ""),
     ),
     # -- imports
     "half a module is built upon": (
@@ -332,20 +332,20 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     # -- threads
     "a loop that has moved is not followed": (
         Edit(
-            "connections/caller.py",
+            "connection/caller.py",
             "        self.thread = get_ident()\n        return True\n",
             "        return False\n",
         ),
     ),
     "a loop enters the context of another": (
         Edit(
-            "connections/caller.py",
+            "connection/caller.py",
             "        self.context = contextvars.Context()\n",
             "        self.context = caps.process.__dict__.setdefault('x', contextvars.Context())\n",
         ),
     ),
     "a loop that runs on leaves who waits on what was severed": (
-        Edit("connections/caller.py", "            client.wind_up()\n", "            pass\n"),
+        Edit("connection/caller.py", "            client.wind_up()\n", "            pass\n"),
     ),
     "a loop that starts tasks at once starts ours": (
         Edit(
@@ -356,14 +356,14 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     ),
     "a lock is waited for by the thread that holds it": (
         Edit(
-            "connections/statistics.py",
-            "default_factory=threading.RLock)",
-            "default_factory=threading.Lock)",
+            "locks.py",
+            "    made = threading.RLock()\n",
+            "    made = threading.Lock()\n",
         ),
     ),
     "another loop is not asked to make room": (
         Edit(
-            "connections/cap.py",
+            "connection/cap.py",
             "await self._ask_next(others, until)\n            else",
             "others.pop()\n            else",
         ),
@@ -375,10 +375,10 @@ NEED = {
     "a child ": FORK,
     "a lock ": LOCK,
     "another loop ": OTHER_LOOP,
-    "a deadline ": ("tests/connections/test_deadlines.py",),
-    "an accepted ": ("tests/connections/test_accepted.py",),
-    "a probe ": ("tests/connections/test_probe.py",),
-    "a loop ": ("tests/connections/test_loops.py",),
+    "a deadline ": ("tests/connection/test_deadlines.py",),
+    "an accepted ": ("tests/connection/test_accepted.py",),
+    "a probe ": ("tests/connection/test_probe.py",),
+    "a loop ": ("tests/connection/test_loops.py",),
     "half a module ": ("tests/test_imports.py",),
 }
 """What finds mutants beside the tests in virtual time, by the beginning of their names."""

@@ -45,7 +45,7 @@ def environment(tmp_path: Path) -> Environment:
 
 IMPORTED = "import sys; print(*sorted({'xoscar', 'xoscar_idle'} & set(sys.modules)))"
 LOADED = "import sys; print(*sorted(sys.modules))"
-ACTIVE = "import xoscar; from xoscar_idle.activation import is_active; print(is_active())"
+ACTIVE = "import xoscar; from xoscar_idle import is_active; print(is_active())"
 
 
 def check_activation(environment: Environment) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from xoscar_idle import activation
+from xoscar_idle import activation, patching
 
 KNOWN = {
     "xoscar.backends.core:ActorCaller.__getattr__": ("25531f367a30",),
@@ -41,15 +41,15 @@ KNOWN = {
 def _places() -> dict[str, Any]:
     """What is replaced or relied on, as far as it has code of its own."""
     found: dict[str, Any] = {}
-    replaced = [f"{place.owner}.{place.name}" for place in activation._places()]
-    for name in [*replaced, *activation._RELIED_ON]:
+    replaced = [place.path for part in activation.parts() for place in part.PLACES]
+    for name in [*replaced, *(path for part in activation.parts() for path in part.RELIED_ON)]:
         owner, _, member = name.rpartition(".")
-        value = vars(activation._find(owner)).get(member)
+        value = vars(patching.find(owner)).get(member)
         if inspect.isfunction(value):
             found[name] = value
     # What is replaced as a whole, by another class that answers to its names.
     name = "xoscar.backends.core:ActorCallerThreadLocal"
-    return {**found, name: activation._find(name)}
+    return {**found, name: patching.find(name)}
 
 
 def digest(place: Any) -> str:

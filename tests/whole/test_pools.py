@@ -17,7 +17,7 @@ import uvloop
 import xoscar as xo
 
 import xoscar_idle
-from xoscar_idle.connections import deadlines, registry
+from xoscar_idle.connection import deadlines, registry
 
 from ..support.environments import Environment
 from ..support.hosting import Worker, pools, sockets, worker
@@ -181,7 +181,7 @@ def test_no_call_is_lost_while_the_reaper_closes_all_the_while(loop: str, instal
                 await asyncio.sleep(0.06)
 
     async def main() -> None:
-        from xoscar_idle.connections import routing
+        from xoscar_idle.connection import routing
 
         real = routing.connect
 

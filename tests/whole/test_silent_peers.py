@@ -16,7 +16,7 @@ from xoscar.backends.router import Router
 from xoscar.errors import ServerClosed
 
 import xoscar_idle
-from xoscar_idle.connections import accepted, registry, transports
+from xoscar_idle.connection import accepted, registry, transports
 
 from ..support.hosting import Worker, pools, sockets, worker
 from ..support.memory import message
@@ -139,7 +139,7 @@ def test_peer_that_stops_reading_cannot_hold_a_close(monkeypatch: pytest.MonkeyP
         try:
             with xoscar_idle.deadline(0.3), pytest.raises(TimeoutError):
                 await bounded(actor.echo(b"x" * (64 << 20)))
-            monkeypatch.setattr("xoscar_idle.connections.caller.CANCEL_TIMEOUT", 0.3)
+            monkeypatch.setattr("xoscar_idle.connection.caller.CANCEL_TIMEOUT", 0.3)
             assert await eventually_here(lambda: sockets() == before)
         finally:
             os.kill(hosted.pid, signal.SIGCONT)

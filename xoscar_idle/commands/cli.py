@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..config import IDLE_TIMEOUT, Settings, as_variable
+from ..config import Settings, as_variable
+from ..gate import IDLE_TIMEOUT
 from ..values import is_off
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def run(idle_timeout: str | None, command: tuple[str, ...]) -> None:
 @click.option("--idle-timeout", default=2.0, show_default=True, help="Of the reaping client.")
 def demo(endpoints: int, seconds: float, idle_timeout: float) -> None:
     """Show stock xoscar beside xoscar with idle closing, on real pools."""
-    from .demo import demo as run_demo
+    from .demo.show import demo as run_demo
 
     try:
         sys.exit(run_demo(endpoints=endpoints, seconds=seconds, idle_timeout=idle_timeout))

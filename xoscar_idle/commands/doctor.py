@@ -27,9 +27,18 @@ from typing import Any
 import click
 import psutil
 
-from .. import __version__, activation, config, logs, values
-from ..connections import keepalive
-from ..telemetry import monitor
+from .. import (
+    __version__,
+    activation,
+    config,
+    descriptors,
+    gate,
+    logs,
+    patching,
+    side_channel,
+    values,
+)
+from ..connection import keepalive
 from .spelling import meant
 
 PTH = "xoscar_idle.pth"
@@ -45,7 +54,7 @@ WHERE = "in a new process of this Python"
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 
-NEEDS = f"does nothing without {config.IDLE_TIMEOUT}, or install() in the program"
+NEEDS = f"does nothing without {gate.IDLE_TIMEOUT}, or install() in the program"
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ def doctor(as_json: bool) -> int:
     if as_json:
         report = {
             "active": told["active"],
-            "asked_for": config.wanted(),
+            "asked_for": gate.wanted(),
             "status": status,
             "checks": [dataclasses.asdict(each) for each in checks],
         }
@@ -86,8 +95,8 @@ def doctor(as_json: bool) -> int:
 
 
 def _why_not(told: dict[str, Any], problems: list[Check]) -> str:
-    if not config.wanted():
-        return f"{config.IDLE_TIMEOUT} is not set, or off; set it to a number of seconds"
+    if not gate.wanted():
+        return f"{gate.IDLE_TIMEOUT} is not set, or off; set it to a number of seconds"
     return problems[0].text if problems else "see above"
 
 
@@ -108,11 +117,11 @@ def report() -> None:
     try:
         import xoscar  # noqa: F401
 
-        told["active"] = activation.is_active()
+        told["active"] = patching.is_active()
         if not told["active"]:
             activation.check()
             config.Settings.from_environment()  # for its warnings
-    except activation.UnsupportedXoscar as error:
+    except patching.UnsupportedXoscar as error:
         told["unsupported"] = str(error)
         with contextlib.suppress(ValueError):  # said by the activation that was tried, too
             warnings.remove(str(error))
@@ -128,7 +137,9 @@ def _start() -> dict[str, Any]:
     """Start the new process; what it reports."""
     # What there is to say of these is said here, and the new process needs neither.
     environment = {
-        key: value for key, value in os.environ.items() if key not in (monitor.MONITOR, logs.LOG)
+        key: value
+        for key, value in os.environ.items()
+        if key not in (side_channel.MONITOR, logs.LOG)
     }
     try:
         done = subprocess.run(
@@ -172,7 +183,7 @@ def _checks(told: dict[str, Any]) -> Iterator[Check]:
         yield _extra(name, purpose)
     if told["active"]:
         yield Check("active", OK, f"{WHERE} that imports xoscar")
-    elif config.wanted():
+    elif gate.wanted():
         yield Check("active", PROBLEM, f"not {WHERE}")
     else:
         yield Check("active", NOTE, "no, and not asked for")
@@ -183,11 +194,11 @@ def _xoscar(told: dict[str, Any]) -> Check:
         version = importlib.metadata.version("xoscar")
     except importlib.metadata.PackageNotFoundError:
         return Check("xoscar", PROBLEM, f"is not installed for {sys.executable}")
-    details = {"version": version, "supported": str(activation.SUPPORTED)}
+    details = {"version": version, "supported": str(patching.SUPPORTED)}
     for trouble in ("failure", "unsupported"):
         if trouble in told:
             return Check("xoscar", PROBLEM, told[trouble], details)
-    return Check("xoscar", OK, f"{version}, supported ({activation.SUPPORTED})", details)
+    return Check("xoscar", OK, f"{version}, supported ({patching.SUPPORTED})", details)
 
 
 def _pth() -> Check:
@@ -214,12 +225,10 @@ def _pth() -> Check:
 
 
 def _asked_for() -> Check:
-    raw = os.environ.get(config.IDLE_TIMEOUT)
-    if config.wanted():
-        return Check("asked for", OK, f"{config.IDLE_TIMEOUT}={values.shown(raw)}")
-    return Check(
-        "asked for", NOTE, f"{config.IDLE_TIMEOUT} is {'not set' if raw is None else 'off'}"
-    )
+    raw = os.environ.get(gate.IDLE_TIMEOUT)
+    if gate.wanted():
+        return Check("asked for", OK, f"{gate.IDLE_TIMEOUT}={values.shown(raw)}")
+    return Check("asked for", NOTE, f"{gate.IDLE_TIMEOUT} is {'not set' if raw is None else 'off'}")
 
 
 def _settings(told: dict[str, Any]) -> Check:
@@ -240,7 +249,7 @@ def _settings(told: dict[str, Any]) -> Check:
 
 def _misspelt() -> Iterator[Check]:
     known = [config.variable(each.name) for each in dataclasses.fields(config.Settings)]
-    known += [monitor.MONITOR, logs.LOG]
+    known += [side_channel.MONITOR, logs.LOG]
     for name in os.environ:
         if not name.upper().startswith("XOSCAR_") or name in known:
             continue
@@ -259,7 +268,7 @@ def _log() -> Check:
     if level is None:
         text = f"to {handlers}; without any, warnings to stderr"
         return Check("log", OK, f"{text} ({logs.LOG}=info: all to stderr, too)", {"level": None})
-    if not config.wanted():
+    if not gate.wanted():
         return Check(
             "log",
             NOTE,
@@ -282,33 +291,32 @@ def _user_timeout() -> Iterator[Check]:
 
 def _monitor() -> Check:
     try:
-        if not monitor.wanted():
-            return Check("monitor", OK, f"off ({monitor.MONITOR}=1 lets top ask a process)")
+        if not side_channel.wanted():
+            return Check("monitor", OK, f"off ({side_channel.MONITOR}=1 lets top ask a process)")
     except ValueError as error:
         return Check("monitor", PROBLEM, str(error))
-    if not monitor.AVAILABLE:
+    if not side_channel.AVAILABLE:
         return Check("monitor", PROBLEM, "Python has no unix sockets on this platform")
-    if not config.wanted():
+    if not gate.wanted():
         return Check(
             "monitor",
             NOTE,
-            f"{monitor.MONITOR} {NEEDS}",
+            f"{side_channel.MONITOR} {NEEDS}",
         )
     try:
-        return Check("monitor", OK, f"sockets in {monitor.directory()}")
+        return Check("monitor", OK, f"sockets in {side_channel.directory()}")
     except OSError as error:
         return Check("monitor", PROBLEM, str(error))
 
 
 def _descriptors() -> Check:
-    if sys.platform == "win32":
-        return Check("descriptors", OK, "no limit on this platform")
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = psutil.Process().num_fds()
+    soft, hard = descriptors.limits()
+    if soft is None:
+        return Check("descriptors", OK, "no limit")
+    used = descriptors.count(psutil.Process())
     details: dict[str, Any] = {"soft": soft, "hard": hard, "used_here": used}
-    text = f"{soft} per process, at most {hard} (ulimit -n); {used} open in this one"
+    bound = "without a hard limit" if hard is None else f"at most {hard}"
+    text = f"{soft} per process, {bound} (ulimit -n); {used} open in this one"
     with contextlib.suppress(OSError, ValueError):
         allocated, _, most = map(int, Path("/proc/sys/fs/file-nr").read_text().split())
         details |= {"system_used": allocated, "system_limit": most}

@@ -12,14 +12,14 @@ from typing import Any
 import click
 import psutil
 
-from .. import config, values
-from ..telemetry import monitor, targets
+from .. import gate, side_channel, values
+from ..telemetry import targets
 from ..telemetry.snapshot import NOT_ACTIVE, Snapshot
 from . import tables
 
 ASK = (
-    f"to be able to ask it, start it with {monitor.MONITOR}=1, or name the address of its pool "
-    "instead of its PID"
+    f"to be able to ask it, start it with {side_channel.MONITOR}=1, or name the address of its "
+    "pool instead of its PID"
 )
 
 
@@ -41,7 +41,7 @@ class Verdict:
 
 def verdict(seen: Snapshot, environ: Mapping[str, str] | None = None) -> Verdict:
     """What follows from what was seen of a process and from the environment of its start."""
-    asked_for = None if environ is None else config.wanted(environ)
+    asked_for = None if environ is None else gate.wanted(environ)
     active: bool | None = None
     settings: dict[str, dict[str, Any]] = {}
     if seen.statistics is not None:
@@ -72,17 +72,17 @@ def _settings(settings: Mapping[str, Mapping[str, Any]]) -> str:
 def _from_outside(environ: Mapping[str, str] | None) -> str:
     if environ is None:
         return ""
-    place = monitor.own_directory(environ)
-    if place is not None and place != monitor.own_directory():
-        return f"; it was started with {monitor.MONITOR}={place}: give this command the same"
-    if config.wanted(environ):
-        raw = values.shown(environ[config.IDLE_TIMEOUT])
+    place = side_channel.own_directory(environ)
+    if place is not None and place != side_channel.own_directory():
+        return f"; it was started with {side_channel.MONITOR}={place}: give this command the same"
+    if gate.wanted(environ):
+        raw = values.shown(environ[gate.IDLE_TIMEOUT])
         return (
-            f"; it was started with {config.IDLE_TIMEOUT}={raw}, but whether it is active only it "
+            f"; it was started with {gate.IDLE_TIMEOUT}={raw}, but whether it is active only it "
             f"can tell: {ASK}"
         )
     return (
-        f"; it was started without {config.IDLE_TIMEOUT}, or with off: it is not active unless its "
+        f"; it was started without {gate.IDLE_TIMEOUT}, or with off: it is not active unless its "
         f"program calls xoscar_idle.install(); {ASK}"
     )
 

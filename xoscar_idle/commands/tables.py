@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from ..connection.statistics import use
 from ..telemetry.snapshot import Snapshot
 
 GAP = "  "
@@ -196,10 +197,8 @@ def _destination(connection: dict[str, Any]) -> str:
 
 
 def _state(connection: dict[str, Any]) -> str:
-    state: str = connection["state"]
-    if state != "open":
-        return state
-    return "active" if connection["references"] else "idle"
+    # The kernel, where it was asked, knows no references.
+    return use(connection["state"], connection.get("references", 0))
 
 
 def printable(text: str) -> str:

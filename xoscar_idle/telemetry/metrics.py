@@ -2,7 +2,7 @@
 
 A metrics library that the program imports, before xoscar or after it, gets them in its default
 registry. None is imported on our account, and nothing is counted here: a scrape reads
-:mod:`xoscar_idle.connections.statistics`.
+:mod:`xoscar_idle.connection.statistics`.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ import importlib.util
 import logging
 import os
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..connections import statistics
+from .. import descriptors
+from ..connection import counters, statistics
+from ..import_hook import ImportHook
+from ..locks import process_lock
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric as MetricFamily
 
-    from ..import_hook import ImportHook
 
 logger = logging.getLogger("xoscar_idle")
 
@@ -51,14 +52,12 @@ _transports = {"socket"}  # those that have been seen: series that come and go l
 
 def _connections(_: statistics.Statistics) -> Samples:
     found: Counter[tuple[str, str]] = Counter()
-    # Not stats.connections(), which finds out much more of each than is needed here.
+    # Not statistics.connections(), which finds out much more of each than is needed here.
     for caller in statistics.callers():
-        from ..connections import transports  # it imports xoscar, which is there if a caller is
+        from ..connection import transports  # it imports xoscar, which is there if a caller is
 
         for client in caller.connections():
-            state = client.state.value
-            if state == "open":
-                state = "active" if client.refs else "idle"
+            state = statistics.use(client.state.value, client.refs)
             found[state, transports.transport(client.route)] += 1
         for route in caller.connecting():
             found["connecting", transports.transport(route)] += 1
@@ -113,14 +112,12 @@ CONNECT_SECONDS = ("xoscar_connect_seconds", "How long connects took, successful
 def _open_descriptors(_: statistics.Statistics) -> Samples:
     import psutil
 
-    return [({}, psutil.Process().num_fds())]
+    return [({}, descriptors.count(psutil.Process()))]
 
 
 def _most_descriptors(_: statistics.Statistics) -> Samples:
-    import resource
-
-    limit, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return [({}, float("inf") if limit == resource.RLIM_INFINITY else limit)]
+    limit, _hard = descriptors.limits()
+    return [({}, float("inf") if limit is None else limit)]
 
 
 DESCRIPTORS = (
@@ -180,7 +177,7 @@ class PrometheusCollector:
             for labels, value in metric.read(now):
                 family.add_sample(metric.name, labels, value)
             families.append(family)
-        buckets, count, seconds = statistics.connect_histogram()
+        buckets, count, seconds = counters.connect_histogram()
         name, text = CONNECT_SECONDS
         steps = [(str(bound), float(below)) for bound, below in buckets]
         families.append(HistogramMetricFamily(name, text, [*steps, ("+Inf", count)], seconds))
@@ -220,7 +217,7 @@ def _aioprometheus_collectors(library: Any) -> Iterator[Any]:
         collector = kinds[metric.kind](metric.name, metric.text)
         collector.get_all = partial(_guarded, partial(_samples, metric))
         yield collector
-    collector = library.Histogram(*CONNECT_SECONDS, buckets=statistics.CONNECT_BUCKETS)
+    collector = library.Histogram(*CONNECT_SECONDS, buckets=counters.CONNECT_BUCKETS)
     collector.get_all = partial(_guarded, _connect_seconds)
     yield collector
 
@@ -230,7 +227,7 @@ def _samples(metric: Metric) -> Samples:
 
 
 def _connect_seconds() -> list[tuple[dict[str, str], dict[float | str, float]]]:
-    buckets, count, seconds = statistics.connect_histogram()
+    buckets, count, seconds = counters.connect_histogram()
     return [({}, {**dict(buckets), float("inf"): count, "count": count, "sum": seconds})]
 
 
@@ -245,24 +242,13 @@ _LIBRARIES: dict[str, Callable[[Any], Callable[[], None]]] = {
     "aioprometheus": _add_to_aioprometheus,
 }
 
-_lock = threading.Lock()
+_lock = process_lock()
 _hooks: dict[str, ImportHook] = {}
 _registered: dict[str, Callable[[], None]] = {}  # by library: how to remove ours from it
 
 
-def _forked() -> None:
-    global _lock
-    _lock = threading.Lock()  # the thread that held it may not exist here
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
-
-
 def arm() -> None:
     """Register with the libraries that the program has imported, and with others once it does."""
-    from ..import_hook import ImportHook
-
     for name in _LIBRARIES:
         if sys.modules.get(name) is not None:
             _register(name)

@@ -8,23 +8,17 @@ told apart, nothing is created over there, and nothing can be left behind.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
-from xoscar.backends.context import create_actor_ref
-from xoscar.backends.message import (
-    ControlMessage,
-    ControlMessageType,
-    ErrorMessage,
-    ResultMessage,
-    SendMessage,
-    new_message_id,
-)
+from xoscar.backends.message import ControlMessageType, ResultMessage
 from xoscar.backends.router import Router
 from xoscar.utils import fix_all_zero_ip
 
-from ..connections import addresses, authentication, routing, transports
+from ..connection import addresses
+from ..connection.exchange import Exchange
 from .snapshot import Snapshot, Unobservable, take
 
 QUESTION = "xoscar_idle"
@@ -66,8 +60,8 @@ async def ask(address: str) -> list[Snapshot]:
 
 
 async def _addresses(address: str) -> list[str]:
-    async with _Line(address) as line:
-        pool = await line.ask(None)
+    async with _exchange(address) as exchange:
+        pool = await exchange.config(None)
     return [fix_all_zero_ip(each, address) for each in pool.get_external_addresses()]
 
 
@@ -82,68 +76,19 @@ async def _process(address: str) -> Snapshot:
 
 
 async def _ask_process(address: str) -> Snapshot:
-    async with _Line(address) as line:
-        told = await line.ask(QUESTION)
+    async with _exchange(address) as exchange:
+        told = await exchange.config(QUESTION)
         if not isinstance(told, str):
-            return Snapshot(line.pid, address=address, note="xoscar-idle is not active there")
+            return Snapshot(exchange.pid, address=address, note="xoscar-idle is not active there")
         return Snapshot(**{**vars(Snapshot.from_json(told)), "address": address})
 
 
-class _Line:
-    """A connection to one process of a pool, for the time of an ``async with`` block."""
-
-    pid: int
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-
-    async def __aenter__(self) -> _Line:
-        addresses.check(self._address)
-        router = Router.get_instance_or_empty()
-        self._client = await routing.connect(router, self._address, TIMEOUT)
-        try:
-            await self._introduce()
-        except BaseException:
-            transports.abort(self._client)
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        transports.abort(self._client)  # nothing more is to be said
-
-    async def _introduce(self) -> None:
-        """Learn the process's own name for itself.
-
-        A main pool forwards what is not addressed to exactly that name, and to itself without
-        end if it is reached by another: ``localhost``, or a host where it listens on 0.0.0.0.
-        The error of a call to an actor that is not there tells the name.
-        """
-        nobody = create_actor_ref(self._address, QUESTION.encode())
-        try:
-            error = await self._exchange(SendMessage(new_message_id(), nobody, (QUESTION, (), {})))
-        except authentication.HUNG_UP as closed:
-            raise ConnectionError(authentication.explained(closed)) from None
-        if not isinstance(error, ErrorMessage):
-            raise ConnectionError("it does not speak as a pool does")
-        self._own_address, self.pid = error.address, error.pid
-
-    async def ask(self, content: str | None) -> Any:
-        """The answer to a question for the configuration."""
-        reply = await self._exchange(
-            ControlMessage(
-                new_message_id(), self._own_address, ControlMessageType.get_config, content
-            )
-        )
-        if isinstance(reply, ErrorMessage):
-            raise reply.as_instanceof_cause()
-        return reply.result
-
-    async def _exchange(self, message: Any) -> Any:
-        async def exchange() -> Any:
-            await self._client.send(message)
-            return await self._client.recv()
-
-        return await asyncio.wait_for(exchange(), TIMEOUT)
+@contextlib.asynccontextmanager
+async def _exchange(address: str) -> AsyncIterator[Exchange]:
+    addresses.check(address)
+    async with Exchange(Router.get_instance_or_empty(), address, TIMEOUT) as exchange:
+        await exchange.introduce()
+        yield exchange
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""What can be seen of one process: what it tells of itself, or what the kernel shows of it."""
+"""One process at one moment, told by itself."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any
 
 import psutil
 
-from .. import activation
-from ..connections import statistics
-from ..descriptors import inet_connections
+from .. import descriptors, patching, side_channel
+from ..connection import statistics
+
+QUESTION = "snapshot"
+"""What the side channel is asked for one."""
 
 NOT_ACTIVE = "xoscar-idle is not active"
 """How the note of a process begins that was asked and is not."""
@@ -56,96 +58,40 @@ class Snapshot:
 def take() -> Snapshot:
     """This process."""
     told: dict[str, Any] = {}
-    if activation.is_active():
+    if patching.is_active():
         from xoscar.backends.router import Router
 
         told["address"] = getattr(Router.get_instance(), "external_address", None)
         told["statistics"] = dataclasses.asdict(statistics.statistics())
         told["connections"] = [dict(vars(each)) for each in statistics.connections()]
     else:
-        told["note"] = f"{NOT_ACTIVE} in it: {activation.why_inactive()}"
+        told["note"] = f"{NOT_ACTIVE} in it: {patching.why_inactive()}"
     try:
-        descriptors = _descriptors(psutil.Process())
+        count = descriptors.count(psutil.Process())
     except (OSError, psutil.Error):  # counting takes one, and there may be none left
-        descriptors = None
+        count = None
     return Snapshot(
         pid=os.getpid(),
         command=" ".join(sys.orig_argv),
-        descriptors=descriptors,
-        descriptor_limit=_own_limit(),
+        descriptors=count,
+        descriptor_limit=descriptors.limits()[0],
         **told,
     )
 
 
-def of_kernel(pid: int, note: str) -> Snapshot:
-    """A process that cannot be asked itself.
+def offer() -> None:
+    """Answer who asks over the side channel, if the environment asks for one."""
+    side_channel.answer(QUESTION, lambda: take().to_json())
+    side_channel.start()
+
+
+def ask(pid: int) -> Snapshot | None:
+    """What process ``pid`` tells of itself; None if it offers no side channel.
 
     Raises
     ------
-    Unobservable
-        It has gone, or belongs to somebody else.
+    TimeoutError
+        It does not answer.
     """
-    try:
-        process = psutil.Process(pid)
-        with process.oneshot():
-            established = [
-                {
-                    "route": f"{each.raddr.ip}:{each.raddr.port}",
-                    "transport": "socket",
-                    "state": "established",
-                    "descriptor": each.fd if each.fd >= 0 else None,
-                }
-                for each in inet_connections(process)
-                if each.status == psutil.CONN_ESTABLISHED and each.raddr
-            ]
-            return Snapshot(
-                pid=pid,
-                command=" ".join(process.cmdline()),
-                descriptors=_descriptors(process),
-                descriptor_limit=_limit(process),
-                connections=established,
-                note=f"{note}; seen from outside: {len(established)} established TCP connections",
-            )
-    except (psutil.NoSuchProcess, OverflowError):
-        raise Unobservable(f"there is no process {pid}") from None
-    except (psutil.AccessDenied, PermissionError):
-        raise Unobservable(_denied(pid)) from None
-
-
-def _denied(pid: int) -> str:
-    try:
-        owner, uid = psutil.Process(pid).username(), _uid(pid)
-    except psutil.Error:
-        owner, uid = "another user", None
-    if sys.platform == "linux" and os.geteuid() in (0, uid):
-        return (
-            f"process {pid} of {owner} cannot be read: the capability CAP_SYS_PTRACE is missing, "
-            "as in most containers; add it, or name the address of the process's pool instead"
-        )
-    return f"process {pid} belongs to {owner}: run this as that user, or as root"
-
-
-def _uid(pid: int) -> int | None:
-    return None if sys.platform == "win32" else psutil.Process(pid).uids().effective
-
-
-def _descriptors(process: psutil.Process) -> int:
-    if sys.platform == "win32":
-        return process.num_handles()
-    return process.num_fds()
-
-
-def _own_limit() -> int | None:
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return None if limit == resource.RLIM_INFINITY else limit
-
-
-def _limit(process: psutil.Process) -> int | None:
-    if sys.platform != "linux":
-        return None
-    limit, _ = process.rlimit(psutil.RLIMIT_NOFILE)
-    return None if limit == psutil.RLIM_INFINITY else limit
+    told = side_channel.ask(pid, QUESTION)
+    return None if told is None else Snapshot.from_json(told)

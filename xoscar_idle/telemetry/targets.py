@@ -6,10 +6,10 @@ import asyncio
 import re
 from collections.abc import Sequence
 
-from .. import values
-from ..config import IDLE_TIMEOUT
-from . import monitor
-from .snapshot import Snapshot, Unobservable, of_kernel
+from .. import side_channel, values
+from ..gate import IDLE_TIMEOUT
+from . import kernel, snapshot
+from .snapshot import Snapshot, Unobservable
 
 SCHEMES = ("unixsocket", "ucx", "nixl")
 """Those of xoscar's transports that lead out of a process; TCP has none."""
@@ -19,21 +19,21 @@ Target = int | str
 
 
 def nobody() -> str:
-    """What to say where no process offers a monitor."""
+    """What to say where no process offers a side_channel."""
     try:
-        monitor.wanted()
+        side_channel.wanted()
     except ValueError as error:
         return str(error)
-    place = monitor.own_directory()
-    if place is not None and place.exists() and not monitor.is_private(place):
+    place = side_channel.own_directory()
+    if place is not None and place.exists() and not side_channel.is_private(place):
         return (
-            f"{monitor.MONITOR}={place} is not a directory that belongs to this user alone, "
+            f"{side_channel.MONITOR}={place} is not a directory that belongs to this user alone, "
             "with mode 700"
         )
     where, value = ("", "1") if place is None else (f" in {place}", place)
     return (
-        f"no process of this user offers a monitor{where}: start it with {monitor.MONITOR}={value} "
-        f"beside {IDLE_TIMEOUT}, or name a PID or a POOL_ADDRESS"
+        f"no process of this user offers a monitor{where}: start it with "
+        f"{side_channel.MONITOR}={value} beside {IDLE_TIMEOUT}, or name a PID or a POOL_ADDRESS"
     )
 
 
@@ -67,7 +67,7 @@ def parse(text: str) -> Target:
 async def look(targets: Sequence[Target]) -> tuple[list[Snapshot], list[str]]:
     """All processes of ``targets``, or else all that offer a monitor; and what is wrong."""
     if not targets:
-        snapshots, _ = await _look(await asyncio.to_thread(monitor.offered))
+        snapshots, _ = await _look(await asyncio.to_thread(side_channel.offered))
         return snapshots, [] if snapshots else [nobody()]
     return await _look(targets)
 
@@ -96,7 +96,7 @@ async def _look_at(target: Target) -> list[Snapshot]:
 
 def _process(pid: int) -> Snapshot:
     try:
-        told = monitor.ask(pid)
+        told = snapshot.ask(pid)
     except TimeoutError as error:
-        return of_kernel(pid, str(error))
-    return told or of_kernel(pid, "no monitor")
+        return kernel.look(pid, str(error))
+    return told or kernel.look(pid, "no monitor")

@@ -1,0 +1,1 @@
+"""Tests of xoscar_idle.connection."""

@@ -1,0 +1,59 @@
+"""An owner may end wherever memory is allocated, also where one of our locks is held."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from xoscar_idle.connection import counters, statistics
+from xoscar_idle.connection.cap import Cap
+
+
+def ends(function: Callable[[], object]) -> bool:
+    """Whether it does not wait for itself for ever."""
+    thread = threading.Thread(target=function, daemon=True)
+    thread.start()
+    thread.join(10)
+    return not thread.is_alive()
+
+
+def test_while_the_counts_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counters, "_counters", counters._Counters())
+
+    def collecting(counts: dict[str, int]) -> dict[str, int]:
+        counters.count_close("thread")
+        return dict(counts)
+
+    monkeypatch.setattr(counters, "dict", collecting, raising=False)
+    assert ends(statistics.statistics)
+    assert counters._counters.closed["thread"] == 1
+
+
+def test_while_somebody_to_make_room_is_looked_for() -> None:
+    cap = Cap(limit=1)
+
+    class Member:
+        def __init__(self, ended: bool) -> None:
+            self._ended, self.seat = ended, cap.take()
+
+        @property
+        def loop(self) -> asyncio.AbstractEventLoop:
+            if self._ended:
+                cap.leave(self)
+                self.seat.leave()
+            return asyncio.get_running_loop()
+
+        def idlest(self) -> None:
+            return None
+
+    for ended in (True, False):
+        cap.join(Member(ended))
+
+    async def shrink() -> None:
+        cap.shrink()
+
+    assert ends(lambda: asyncio.run(shrink()))
+    assert cap.count == 1

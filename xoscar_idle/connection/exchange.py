@@ -1,0 +1,110 @@
+"""A connection of its own for a few questions to one process of a pool."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+from xoscar.backends.context import create_actor_ref
+from xoscar.backends.message import (
+    ControlMessage,
+    ControlMessageType,
+    ErrorMessage,
+    HasActorMessage,
+    SendMessage,
+    new_message_id,
+)
+
+from . import authentication, routing, transports
+
+NOBODY = b"xoscar_idle"
+"""The id of an actor that no pool has."""
+
+
+class Exchange:
+    """Opened with ``async with``, or with :meth:`open` and :meth:`close`.
+
+    Parameters
+    ----------
+    router
+        xoscar's.
+    route
+        The resolved address of the process.
+    timeout
+        Seconds that connecting and each answer may take, else they raise TimeoutError, or
+        ConnectionError while connecting. None: the transport's own limit, and none for answers.
+
+    Raises
+    ------
+    ConnectionError
+        The other side hung up; the message says what that tells of ``XOSCAR_AUTH_KEY``.
+    """
+
+    pid: int
+    """The process that answers; known from :meth:`introduce` on."""
+
+    def __init__(self, router: Any, route: str, timeout: float | None = None) -> None:
+        self._router = router
+        self._route = route
+        self._timeout = timeout
+        self._at_end = contextlib.ExitStack()
+        self._own_address = route
+
+    async def open(self) -> None:
+        """Connect."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(routing.loose(self._route))
+            self._connection = await routing.connect(self._router, self._route, self._timeout)
+            stack.callback(transports.abort, self._connection)  # nothing more is to be said then
+            self._at_end = stack.pop_all()
+
+    def close(self) -> None:
+        """Disconnect, if connected."""
+        self._at_end.close()
+
+    async def __aenter__(self) -> Exchange:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    async def sign_of_life(self) -> None:
+        """Wait for an answer, whichever."""
+        # Not a control message, which would need to be introduced.
+        await self._ask(HasActorMessage(new_message_id(), create_actor_ref(self._route, NOBODY)))
+
+    async def introduce(self) -> None:
+        """Learn the process's own name for itself.
+
+        A main pool forwards what is not addressed to exactly that name, and to itself without
+        end if it is reached by another: ``localhost``, or a host where it listens on 0.0.0.0.
+        The error of a call to an actor that is not there tells the name.
+        """
+        nobody = create_actor_ref(self._route, NOBODY)
+        error = await self._ask(SendMessage(new_message_id(), nobody, (NOBODY.decode(), (), {})))
+        if not isinstance(error, ErrorMessage):
+            raise ConnectionError("it does not speak as a pool does")
+        self._own_address, self.pid = error.address, error.pid
+
+    async def config(self, content: str | None) -> Any:
+        """The answer to a question for the pool's configuration; :meth:`introduce` comes first."""
+        reply = await self._ask(
+            ControlMessage(
+                new_message_id(), self._own_address, ControlMessageType.get_config, content
+            )
+        )
+        if isinstance(reply, ErrorMessage):
+            raise reply.as_instanceof_cause()
+        return reply.result
+
+    async def _ask(self, message: Any) -> Any:
+        async def ask() -> Any:
+            await self._connection.send(message)
+            return await self._connection.recv()
+
+        try:
+            return await asyncio.wait_for(ask(), self._timeout)
+        except authentication.HUNG_UP as closed:
+            raise ConnectionError(authentication.explained(closed)) from None

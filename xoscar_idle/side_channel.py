@@ -1,0 +1,368 @@
+"""The local socket over which a process answers the user it belongs to.
+
+There is none unless ``XOSCAR_IDLE_MONITOR`` is set, to 1 or to a directory for it. One daemon
+thread serves it, so it answers when the program's event loops are blocked, and when the process is
+out of descriptors. Whoever connects sends one line, the question, and gets one line, the answer
+that has been registered for it with :func:`answer`.
+
+The socket is ``PID.sock`` in a directory that only its owner can enter. What a killed process
+leaves there is removed by the next one that looks.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import socket
+import stat
+import struct
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import psutil
+
+from . import values
+from .locks import process_lock
+
+logger = logging.getLogger("xoscar_idle")
+
+MONITOR = "XOSCAR_IDLE_MONITOR"
+
+TIMEOUT = 2.0
+"""Seconds within which the other side must read or answer."""
+
+AVAILABLE = hasattr(socket, "AF_UNIX")
+"""Whether the platform has unix sockets; Python on Windows has none."""
+
+
+LONGEST_QUESTION = 1000
+"""Bytes of a question; what is longer is none."""
+
+LONGEST_PATH = 107 if sys.platform == "linux" else 103
+"""Bytes of the path of a unix socket: ``sun_path`` less the zero at its end."""
+
+
+def wanted(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the environment asks for the socket.
+
+    Raises
+    ------
+    ValueError
+        The variable is set to something that is neither yes nor no nor a directory.
+    """
+    value = environ.get(MONITOR, "").strip()
+    if value.lower() in ("1", "on") or value.startswith("/"):
+        return True
+    if value.lower() in ("", "0", "off"):
+        return False
+    raise ValueError(
+        f"{MONITOR}={values.shown(value)} is neither 1 nor 0 nor the absolute path of a directory"
+    )
+
+
+# Where the sockets are
+
+
+def own_directory(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The directory that the environment names: the only one then; None if it names none."""
+    value = environ.get(MONITOR, "").strip()
+    return Path(value) if value.startswith("/") else None
+
+
+def directories() -> list[Path]:
+    """Where sockets can be, the preferred place first.
+
+    There are several: a service and the shell of its operator often differ in ``XDG_RUNTIME_DIR``
+    and ``TMPDIR``.
+    """
+    own = own_directory()
+    if own is not None:
+        return [own]
+    places = []
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and is_private(Path(runtime)):
+        places.append(Path(runtime) / "xoscar-idle")
+    temporary = ["/tmp"]
+    with contextlib.suppress(OSError):  # none can be written to
+        found = tempfile.gettempdir()
+        # The last that Python tries is the working directory, another one for each who looks.
+        if found != os.getcwd() or found == os.environ.get("TMPDIR"):
+            temporary.insert(0, found)
+    places += [Path(place) / f"xoscar-idle-{os.geteuid()}" for place in temporary]
+    return list(dict.fromkeys(places))
+
+
+def directory() -> Path:
+    """Where this process can put a socket, made if need be.
+
+    Raises
+    ------
+    OSError
+        There is no such place; the message names each that was tried, and what is wrong with it.
+    """
+    complaints = []
+    for place in directories():
+        wrong = _wrong_with(place)
+        if wrong is None:
+            return place
+        complaints.append(f"{place} {wrong}")
+    remedy = "" if own_directory() else f"; {MONITOR} can name another directory"
+    raise OSError("; ".join(complaints) + remedy)
+
+
+def _wrong_with(place: Path) -> str | None:
+    """Why ``place``, which is made if need be, is none for a socket; None if it is one."""
+    if len(os.fsencode(_path(place))) > LONGEST_PATH:
+        return f"is too long: the path of a unix socket has {LONGEST_PATH} bytes at most"
+    try:
+        place.mkdir(0o700)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        return f"cannot be made: {error.strerror}"
+    if not is_private(place):
+        return "is not a directory that belongs to this user alone, with mode 700"
+    if not os.access(place, os.W_OK | os.X_OK):
+        return "cannot be written to"
+    return None
+
+
+def _path(directory: Path) -> Path:
+    return directory / f"{os.getpid()}.sock"
+
+
+def is_private(directory: Path) -> bool:
+    """Whether it is a directory, no link to one, and closed to all but this user."""
+    try:
+        found = directory.lstat()
+    except OSError:
+        return False
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+    return ours and not stat.S_IMODE(found.st_mode) & 0o077
+
+
+def offered() -> list[int]:
+    """The processes of this user that offer a socket; what dead ones left is removed."""
+    if not AVAILABLE:
+        return []
+    private = [place for place in directories() if is_private(place)]
+    for place in private:
+        _sweep(place)
+    return sorted({pid for place in private for pid, _ in _sockets(place)})
+
+
+def _sockets(directory: Path) -> Iterator[tuple[int, Path]]:
+    for path in directory.glob("*.sock"):
+        pid = values.whole(path.stem)
+        if pid is not None:
+            yield pid, path
+
+
+def _sweep(directory: Path) -> None:
+    for pid, path in _sockets(directory):
+        # A process of another container has no pid here, but it answers.
+        if not psutil.pid_exists(pid) and _refuses(path):
+            logger.debug("remove %s: process %d has ended", path, pid)
+            path.unlink(missing_ok=True)
+
+
+def _refuses(path: Path) -> bool:
+    with _unix_socket() as sock:
+        try:
+            sock.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return True
+        except OSError:
+            pass
+        return False
+
+
+def _unix_socket() -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.settimeout(TIMEOUT)
+    return sock
+
+
+def _is_own_user(sock: socket.socket) -> bool:
+    """Whether the other side runs as this user, where the kernel tells; modes guard elsewhere."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return True
+    credentials = struct.Struct("3i")
+    _, uid, _ = credentials.unpack(
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size)
+    )
+    return bool(uid == os.geteuid())
+
+
+# Asking
+
+
+def ask(pid: int, question: str) -> bytes | None:
+    """The answer of process ``pid``, a line; None if it offers no socket, or knows none.
+
+    Raises
+    ------
+    TimeoutError
+        It does not answer.
+    """
+    if not AVAILABLE:
+        return None
+    for place in directories():
+        if not is_private(place):
+            continue
+        with _unix_socket() as sock:
+            try:
+                sock.connect(str(place / f"{pid}.sock"))
+                if not _is_own_user(sock):
+                    continue
+                sock.sendall(question.encode() + b"\n")
+                with sock.makefile("rb") as lines:
+                    line = lines.readline()
+            except TimeoutError:
+                raise TimeoutError(f"process {pid} did not answer in {TIMEOUT:g} s") from None
+            except OSError:  # nothing there, or it ends just now
+                continue
+            if line.endswith(b"\n"):
+                return line
+    return None
+
+
+# Answering
+
+_answers: dict[str, Callable[[], str]] = {}
+
+
+def answer(question: str, with_: Callable[[], str]) -> None:
+    """Answer ``question``, one line, with what ``with_`` returns then, one line, in our thread."""
+    _answers[question] = with_
+
+
+class _Channel:
+    """The socket of this process and the thread that serves it."""
+
+    def __init__(self) -> None:
+        self._socket, self.path = _listen()
+        self._spare: int | None = os.open(os.devnull, os.O_RDONLY)
+        self._stopping = False
+        self._thread = threading.Thread(
+            target=self._serve, name="xoscar-idle-side-channel", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Remove the socket and end the thread."""
+        self._stopping = True
+        with contextlib.suppress(OSError), _unix_socket() as wake:
+            wake.connect(str(self.path))
+        self.path.unlink(missing_ok=True)
+        self._thread.join(TIMEOUT)
+        self.close()
+
+    def close(self) -> None:
+        """Close the descriptors: all there is to do in a forked child, where no thread runs."""
+        self._socket.close()
+        self._release_spare()
+
+    def _serve(self) -> None:
+        while not self._stopping:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                # Out of descriptors is when somebody looks: the spare one serves them.
+                if not self._release_spare():
+                    time.sleep(TIMEOUT)
+                continue
+            with connection:
+                if not self._stopping:
+                    try:
+                        _answer(connection)
+                    except Exception as error:  # above all: who asked has gone, or does not read
+                        logger.debug("the side channel could not answer: %r", error)
+            self._keep_spare()
+
+    def _release_spare(self) -> bool:
+        spare, self._spare = self._spare, None
+        if spare is None:
+            return False
+        os.close(spare)
+        return True
+
+    def _keep_spare(self) -> None:
+        if self._spare is None:
+            with contextlib.suppress(OSError):
+                self._spare = os.open(os.devnull, os.O_RDONLY)
+
+
+def _listen() -> tuple[socket.socket, Path]:
+    place = directory()
+    _sweep(place)
+    path = _path(place)
+    path.unlink(missing_ok=True)  # of a dead process that had our number
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(str(path))
+        path.chmod(0o600)
+        sock.listen()
+    except BaseException as error:
+        sock.close()
+        if isinstance(error, OSError):
+            raise OSError(f"{path}: {error.strerror or error}") from None
+        raise
+    return sock, path
+
+
+def _answer(connection: socket.socket) -> None:
+    if not _is_own_user(connection):
+        return
+    connection.settimeout(TIMEOUT)
+    with connection.makefile("rb") as lines:
+        question = lines.readline(LONGEST_QUESTION).decode().strip()
+    if (known := _answers.get(question)) is not None:
+        connection.sendall(known().encode() + b"\n")
+    # Not only close: a child forked meanwhile has a copy.
+    connection.shutdown(socket.SHUT_RDWR)
+
+
+_lock = process_lock()
+_channel: _Channel | None = None
+
+
+def start() -> None:
+    """Offer the socket, if the environment asks for it; what prevents it costs one warning."""
+    global _channel
+    with _lock:
+        try:
+            if _channel is not None or not wanted():
+                return
+            if not AVAILABLE:
+                raise OSError("Python has no unix sockets on this platform")
+            _channel = _Channel()
+            atexit.register(stop)
+            logger.debug("offer %s", _channel.path)
+        except (OSError, RuntimeError, ValueError) as error:
+            logger.warning("no monitor: %s", error)
+
+
+def stop() -> None:
+    """Remove the socket, if there is one."""
+    global _channel
+    with _lock:
+        channel, _channel = _channel, None
+        if channel is not None:
+            atexit.unregister(stop)
+            channel.stop()
+
+
+def after_fork() -> None:
+    """A child offers its own socket; that of its parent stays where it is."""
+    global _channel
+    inherited, _channel = _channel, None
+    if inherited is not None:
+        inherited.close()
+        start()
