@@ -29,6 +29,7 @@ class Periodic:
         self.clock = clock
         self._check: asyncio.Task[None] | None = None
         self._check_at = 0.0
+        self._sweeping = False
 
     def sweep(self, now: float) -> None:
         """Deal with what has expired at ``now``."""
@@ -42,7 +43,11 @@ class Periodic:
         """Sweep, and sleep until something can expire; ends when nothing can any more."""
         while True:
             now = self.clock()
-            self.sweep(now)
+            self._sweeping = True
+            try:
+                self.sweep(now)
+            finally:
+                self._sweeping = False
             self._check_at = self.next_expiry(now)
             if self._check_at == math.inf:
                 self._check = None
@@ -51,6 +56,8 @@ class Periodic:
 
     def ensure_check(self) -> None:
         """Let the check run, and wake it if it sleeps for too long."""
+        if self._sweeping:
+            return  # it looks for itself when it has swept, and is not to be ended meanwhile
         expiry = self.next_expiry(self.clock())
         if self._check is not None and not self._check.done():  # an error may have ended it
             if self._check_at <= expiry < math.inf:
