@@ -210,23 +210,23 @@ def current() -> Settings:
     return _current
 
 
-def _warn_of_short_server_timeout(settings: Settings) -> None:
+def _advice(settings: Settings) -> str:
+    """What there is to say of settings that are each good, but not together."""
     client_timeout = settings.idle_timeout_of("socket")
     if 0 < settings.server_idle_timeout < ROOM * client_timeout:
-        logger.warning(
-            "server_idle_timeout=%g should be at least %g times the idle timeout of clients, "
-            "here %g: a server that closes first makes calls fail",
-            settings.server_idle_timeout,
-            ROOM,
-            client_timeout,
+        return (
+            f"server_idle_timeout={settings.server_idle_timeout:g} should be at least {ROOM:g} "
+            f"times the idle timeout of clients, here {client_timeout:g}: a server that closes "
+            "first makes calls fail"
         )
+    return ""
 
 
 def use(settings: Settings, origin: str = "code", names: Iterable[str] = ()) -> None:
     """Put ``settings`` in force for this process; those in ``names`` are from ``origin``."""
     global _current
-    if settings != _current:
-        _warn_of_short_server_timeout(settings)
+    if (advice := _advice(settings)) and advice != _advice(_current):
+        logger.warning("%s", advice)
     _current = settings
     _origins.update(dict.fromkeys(names, origin))
 
