@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +17,8 @@ from xoscar.backends.router import Router
 import xoscar_idle
 from xoscar_idle import activation, config, patching
 
-from . import environment
+from .support.environment import environment
+from .support.processes import run
 
 VARIABLE = "XOSCAR_IDLE_TIMEOUT"
 TARGETS = (ActorCaller, Router, IndigenActorContext)
@@ -191,28 +191,15 @@ def test_children_get_what_is_set_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_lines_of_ours_are_shown_where_the_variable_asks_for_them() -> None:
     program = "import xoscar, xoscar_idle; xoscar_idle.configure(idle_timeout=7)"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment(**{VARIABLE: "5", "XOSCAR_IDLE_LOG": "info"}),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    env = environment(**{VARIABLE: "5", "XOSCAR_IDLE_LOG": "info"})
+    done = run(sys.executable, "-c", program, env=env)
     first, second = done.stderr.splitlines()
     assert "INFO active with Settings(idle_timeout=5" in first
     assert "INFO reconfigured with Settings(idle_timeout=7" in second
 
 
 def python(program: str, **settings: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment(**settings),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return run(sys.executable, "-c", program, env=environment(**settings)).stdout.strip()
 
 
 def test_by_variable_alone() -> None:
@@ -247,12 +234,6 @@ def test_by_command() -> None:
     ],
 )
 def test_bad_command_line(arguments: list[str], status: int, says: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "xoscar_idle", "run", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == status
+    done = run(sys.executable, "-m", "xoscar_idle", "run", *arguments, status=status)
     assert says in done.stderr
     assert "Traceback" not in done.stderr

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 
 import xoscar_idle
 
-from . import environment
+from .support.processes import run
 
 pytestmark = pytest.mark.integration
 
@@ -69,15 +68,7 @@ ACTIVE = "import xoscar, xoscar_idle; print(xoscar_idle.is_active())"
 
 def outputs(programs: list[str]) -> list[str]:
     """What each of ``programs`` prints, in a fresh interpreter with the variable set."""
-    done = subprocess.run(
-        [sys.executable, "-c", FORKS],
-        input=json.dumps(programs),
-        env=environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        timeout=110,
-    )
+    done = run(sys.executable, "-c", FORKS, input=json.dumps(programs), timeout=110)
     told: list[str] = json.loads(done.stdout)
     return told
 

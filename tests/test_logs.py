@@ -11,7 +11,8 @@ import pytest
 
 from xoscar_idle import logs
 
-from . import environment
+from .support import processes
+from .support.environment import environment
 
 START = """
 import logging, sys
@@ -31,15 +32,8 @@ def run(
     level: str | None, before: str = "", after: str = "", end: str = ""
 ) -> subprocess.CompletedProcess[str]:
     variables = {} if level is None else {"XOSCAR_IDLE_LOG": level}
-    done = subprocess.run(
-        [sys.executable, "-c", START.format(before=before, after=after, end=end)],
-        env=environment(**variables),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    program = START.format(before=before, after=after, end=end)
+    done = processes.run(sys.executable, "-c", program, env=environment(**variables))
     assert "Traceback" not in done.stderr
     return done
 
@@ -146,13 +140,7 @@ def test_levels_are_those_of_logging(level: str) -> None:
 
 def with_info(program: str) -> subprocess.CompletedProcess[str]:
     """What the program prints where our lines are asked for."""
-    return subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment(XOSCAR_IDLE_LOG="info"),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    return processes.run(sys.executable, "-c", program, env=environment(XOSCAR_IDLE_LOG="info"))
 
 
 def test_a_filter_that_keeps_count_is_not_asked_for_ours() -> None:

@@ -11,7 +11,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,14 +18,16 @@ import pytest
 
 from xoscar_idle import side_channel
 from xoscar_idle.telemetry import snapshot
+from xoscar_idle.telemetry.snapshot import Snapshot
 from xoscar_idle.telemetry.targets import nobody
+
+from .support.processes import line, started
+from .support.waiting import BOUND, eventually
 
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif(not side_channel.AVAILABLE, reason="no unix sockets here"),
 ]
-
-BOUND = 20.0
 
 
 @pytest.fixture
@@ -52,26 +53,12 @@ def runtime(short: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @contextlib.contextmanager
-def program(text: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+def program(text: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
     """A program that has xoscar extended; it reads stdin at its end."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", f"import xoscar, os, sys\n{text}\nsys.stdin.read()"],
-        env={**os.environ, "XOSCAR_IDLE_TIMEOUT": "5", **environment},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    text = f"import xoscar, os, sys\n{text}\nsys.stdin.read()"
+    env = os.environ | {"XOSCAR_IDLE_TIMEOUT": "5"} | variables
+    with started(sys.executable, "-c", text, env=env) as process:
         yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
 
 
 READY = "print('ready', flush=True)"
@@ -236,10 +223,7 @@ if not pid:
     with program(forks) as process:
         child = int(line(process))
         try:
-            deadline = time.monotonic() + BOUND
-            while side_channel.offered() != sorted([process.pid, child]):
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+            eventually(lambda: side_channel.offered() == sorted([process.pid, child]))
             for pid in (process.pid, child):
                 told = snapshot.ask(pid)
                 assert told is not None
@@ -313,11 +297,14 @@ def test_one_who_does_not_read_delays_others_but_not_for_ever(
     try:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(str(place / f"{os.getpid()}.sock"))
-            deadline, told = time.monotonic() + BOUND, None
-            while told is None:
-                assert time.monotonic() < deadline
+
+            def ask() -> Snapshot | None:
                 with contextlib.suppress(TimeoutError):
-                    told = snapshot.ask(os.getpid())
+                    return snapshot.ask(os.getpid())
+                return None
+
+            told = eventually(ask)
+            assert told is not None
             assert told.pid == 1
     finally:
         side_channel.stop()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from .support import processes
+from .support.environment import environment
 
 pytestmark = pytest.mark.integration
 
@@ -39,14 +40,11 @@ def tree(tmp_path: Path) -> Path:
 
 def python(tree: Path, *args: str, timeout: str | None = "5") -> tuple[list[str], str]:
     """Run Python with XOSCAR_IDLE_TIMEOUT as given; the lines of stdout, and stderr."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith("XOSCAR_")}
-    env["PYTHONPATH"] = str(tree)
+    env = environment(PYTHONPATH=str(tree))
     if timeout is not None:
         env["XOSCAR_IDLE_TIMEOUT"] = timeout
     # Without the site module, so that the .pth file of an installed xoscar_idle does not act.
-    command = [sys.executable, "-S", "-W", "error", *args]
-    done = subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = processes.run(sys.executable, "-S", "-W", "error", *args, cwd=tree, env=env)
     return done.stdout.splitlines(), done.stderr
 
 

@@ -7,13 +7,15 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import psutil
 import pytest
 
 from xoscar_idle.commands.demo.show import demo
+
+from ..support.processes import line, started
+from ..support.waiting import BOUND, eventually
 
 pytestmark = pytest.mark.integration
 
@@ -25,21 +27,18 @@ CHILDREN = 6  # a client and two servers per side
 @contextlib.contextmanager
 def running(arguments: str, prelude: str = "") -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", prelude + PROGRAM.format(arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
+    with started(*command) as process:
         yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def children(process: subprocess.Popen[str], count: int) -> list[psutil.Process]:
     """The child processes, once there are ``count`` at least."""
-    deadline = time.monotonic() + 30
-    while len(found := psutil.Process(process.pid).children()) < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
+
+    def found() -> list[psutil.Process]:
+        children = psutil.Process(process.pid).children()
+        return children if len(children) >= count else []
+
+    return eventually(found)
 
 
 def cells(output: str, row: str) -> list[str]:
@@ -50,7 +49,7 @@ def cells(output: str, row: str) -> list[str]:
 
 def test_shows_the_difference() -> None:
     with running(SMALL) as process:
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=BOUND)
     assert process.returncode == 0, output
     for row in ("client's descriptors, final", "servers' descriptors, final"):
         stock, reaping = map(int, cells(output, row))
@@ -68,12 +67,11 @@ def test_shows_the_difference() -> None:
 def test_leaves_no_process_behind_when_interrupted(number: signal.Signals, when: str) -> None:
     with running(SMALL) as process:
         if when == "visiting":
-            assert process.stdout is not None
-            while "visiting" not in process.stdout.readline():
-                assert process.poll() is None
+            while "visiting" not in line(process):
+                pass
         found = children(process, 1 if when == "starting" else CHILDREN)
         process.send_signal(number)
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=BOUND)
     assert process.returncode == 128 + number
     assert "Interrupted" in output
     assert not [child for child in found if child.is_running()]  # without waiting for them
@@ -83,8 +81,8 @@ def test_leaves_no_process_behind_when_killed() -> None:
     with running(SMALL) as process:
         found = children(process, CHILDREN)
         process.kill()
-        process.communicate(timeout=20)
-    _, alive = psutil.wait_procs(found, timeout=20)
+        process.communicate(timeout=BOUND)
+    _, alive = psutil.wait_procs(found, timeout=BOUND)
     assert not alive
 
 
@@ -92,7 +90,7 @@ def test_says_which_child_failed() -> None:
     with running(SMALL) as process:
         client = next(child for child in children(process, CHILDREN) if "client" in child.cmdline())
         client.kill()
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=BOUND)
     assert process.returncode == 1
     assert re.search(r"Failed: the (stock|reaping) client ended with exit status -9\.", output)
 
@@ -101,7 +99,7 @@ def test_says_which_child_failed() -> None:
 def test_adapts_to_the_limits_on_descriptors() -> None:
     lower = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (50, 100)); "
     with running("endpoints=300, seconds=1.5, idle_timeout=0.5", lower) as process:
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=BOUND)
     assert process.returncode == 0, output
     assert "36 endpoints instead of 300" in output
     stock, reaping = map(int, cells(output, "client's descriptors, final"))
@@ -110,12 +108,11 @@ def test_adapts_to_the_limits_on_descriptors() -> None:
 
 def test_says_how_many_calls_were_lost() -> None:
     with running(SMALL) as process:
-        assert process.stdout is not None
-        while "visiting" not in process.stdout.readline():
-            assert process.poll() is None
+        while "visiting" not in line(process):
+            pass
         server = next(c for c in children(process, CHILDREN) if "server" in c.cmdline())
         server.kill()
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=BOUND)
     assert process.returncode == 1
     assert re.search(
         r"Failed: the (stock|reaping) client lost \d+ of \d+ calls, the first to 127", output

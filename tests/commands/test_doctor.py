@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,23 +13,19 @@ import pytest
 
 from xoscar_idle.commands import doctor
 
-from ..support.environments import Environment
+from ..support.environment import environment
+from ..support.processes import run
+from ..support.virtual_environments import Environment
 
 ROOT = Path(__file__).parents[2]
 
 
 def examine(
-    *options: str, python: str | Path = sys.executable, **environment: str
+    *options: str, python: str | Path = sys.executable, **variables: str
 ) -> tuple[int, str]:
     """Its exit status and output."""
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("XOSCAR_")}
-    done = subprocess.run(
-        [python, "-m", "xoscar_idle", "doctor", *options],
-        env={**inherited, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = (python, "-m", "xoscar_idle", "doctor", *options)
+    done = run(*command, status=None, env=environment(**variables))
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout
 
@@ -63,13 +58,13 @@ def test_json() -> None:
     assert details["xoscar"]["version"]
 
 
-@pytest.mark.parametrize("environment", [{}, {"XOSCAR_IDLE_TIMEOUT": "off"}])
-def test_not_asked_for(environment: dict[str, str]) -> None:
-    status, output = examine("--json", **environment)
+@pytest.mark.parametrize("variables", [{}, {"XOSCAR_IDLE_TIMEOUT": "off"}])
+def test_not_asked_for(variables: dict[str, str]) -> None:
+    status, output = examine("--json", **variables)
     report = json.loads(output)
     assert (status, report["active"], report["asked_for"]) == (1, False, False)
     assert problems(report) == {}
-    _, output = examine(**environment)
+    _, output = examine(**variables)
     assert (
         "Not active in a new process of this Python: XOSCAR_IDLE_TIMEOUT is not set, or off"
         in output
@@ -77,7 +72,7 @@ def test_not_asked_for(environment: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "says"),
+    ("variables", "says"),
     [
         ({"XOSCAR_CONNECT_TIMEOUT": "soon"}, "XOSCAR_CONNECT_TIMEOUT='soon' is ignored"),
         ({"XOSCAR_IDLE_TIMEUOT": "5"}, "XOSCAR_IDLE_TIMEUOT is no setting: is XOSCAR_IDLE_TIMEOUT"),
@@ -90,8 +85,8 @@ def test_not_asked_for(environment: dict[str, str]) -> None:
         ({"XOSCAR_IDLE_MONITOR": "maybe"}, "XOSCAR_IDLE_MONITOR='maybe' is neither 1 nor 0"),
     ],
 )
-def test_bad_settings(environment: dict[str, str], says: str) -> None:
-    status, output = examine(XOSCAR_IDLE_TIMEOUT="5", **environment)
+def test_bad_settings(variables: dict[str, str], says: str) -> None:
+    status, output = examine(XOSCAR_IDLE_TIMEOUT="5", **variables)
     assert status == 1
     assert says in output
     assert output.count(says) == 1
@@ -99,15 +94,15 @@ def test_bad_settings(environment: dict[str, str], says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "says"),
+    ("variables", "says"),
     [
         ({}, r"^ok +log +to the handlers .* xoscar_idle; without any, warnings to stderr"),
         ({"XOSCAR_IDLE_LOG": "debug"}, r"^ok +log +from debug on to stderr, and to the handlers"),
         ({"XOSCAR_IDLE_LOG": "info", "XOSCAR_IDLE_TIMEOUT": ""}, r"^note +log +.* does nothing"),
     ],
 )
-def test_where_lines_go(environment: dict[str, str], says: str) -> None:
-    _, output = examine(**{"XOSCAR_IDLE_TIMEOUT": "5", **environment})
+def test_where_lines_go(variables: dict[str, str], says: str) -> None:
+    _, output = examine(**{"XOSCAR_IDLE_TIMEOUT": "5", **variables})
     assert re.search(says, output, re.MULTILINE), output
 
 
@@ -139,12 +134,12 @@ def test_xoscar_that_cannot_be_imported(tmp_path: Path) -> None:
 
 
 def test_missing_and_changed_pth_file(tmp_path: Path) -> None:
-    environment = Environment(tmp_path / "venv")
+    made = Environment(tmp_path / "venv")
 
     def report() -> dict[str, Any]:
         status, output = examine(
             "--json",
-            python=environment.python,
+            python=made.python,
             XOSCAR_IDLE_TIMEOUT="5",
             PYTHONPATH=str(ROOT),
         )
@@ -154,9 +149,9 @@ def test_missing_and_changed_pth_file(tmp_path: Path) -> None:
 
     missing = report()
     assert (missing["status"], missing["active"]) == (1, False)
-    assert problems(missing)["xoscar_idle.pth"].startswith(f"is not in {environment.site}")
+    assert problems(missing)["xoscar_idle.pth"].startswith(f"is not in {made.site}")
 
-    pth = environment.site / "xoscar_idle.pth"
+    pth = made.site / "xoscar_idle.pth"
     pth.write_text((ROOT / "xoscar_idle.pth").read_text())
     assert (report()["status"], report()["active"]) == (0, True)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
 
-from .. import environment
+from ..support.environment import environment
+from ..support.processes import run
 
 OFF = "xoscar-idle: runs without idle closing: XOSCAR_IDLE_TIMEOUT is off\n"
 
@@ -33,25 +33,14 @@ def test_the_timeout_of_the_command(
 ) -> None:
     variables = {} if variable is None else {"XOSCAR_IDLE_TIMEOUT": variable}
     command = ["sh", "-c", 'printf "%s" "$XOSCAR_IDLE_TIMEOUT"']
-    done = subprocess.run(
-        [sys.executable, "-m", "xoscar_idle", "run", *options, "--", *command],
-        env=environment(**variables),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, found, told)
+    ours = (sys.executable, "-m", "xoscar_idle", "run", *options, "--", *command)
+    done = run(*ours, env=environment(**variables))
+    assert (done.stdout, done.stderr) == (found, told)
 
 
 @pytest.mark.parametrize("value", ["nan", "-1", "1e-9", "", "٣٠", "9" * 5000])
 def test_a_bad_timeout(value: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "xoscar_idle", "run", "--idle-timeout", value, "--", "true"],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
+    ours = (sys.executable, "-m", "xoscar_idle", "run", "--idle-timeout", value, "--", "true")
+    done = run(*ours, status=2)
     assert "--idle-timeout: idle_timeout must be" in done.stderr
     assert len(done.stderr) < 400

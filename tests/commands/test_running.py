@@ -17,12 +17,11 @@ from xoscar_idle import config
 from xoscar_idle.commands.running import verdict
 from xoscar_idle.telemetry.snapshot import Snapshot
 
-from .. import environment
+from ..support.environment import environment
 from ..support.hosting import pools
+from ..support.processes import line, run, started
 
 pytestmark = pytest.mark.integration
-
-BOUND = 60.0
 
 
 @pytest.fixture(autouse=True)
@@ -34,13 +33,8 @@ def sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def examine(*arguments: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "xoscar_idle", "doctor", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=BOUND,
-        check=False,
-    )
+    command = (sys.executable, "-m", "xoscar_idle", "doctor", *arguments)
+    done = run(*command, status=None, env=os.environ)
     assert "Traceback" not in done.stderr, done.stderr
     return done
 
@@ -48,19 +42,10 @@ def examine(*arguments: str) -> subprocess.CompletedProcess[str]:
 @contextlib.contextmanager
 def program(text: str, **variables: str) -> Iterator[str]:
     """A process that has run ``text``; its PID."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", f"import sys\n{text}\nprint('ready', flush=True); sys.stdin.read()"],
-        env=environment(**variables),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+    text = f"import sys\n{text}\nprint('ready', flush=True); sys.stdin.read()"
+    with started(sys.executable, "-c", text, env=environment(**variables)) as process:
+        assert line(process) == "ready"
         yield f"{process.pid}"
-    finally:
-        process.communicate(timeout=BOUND)
 
 
 def test_active_with_its_settings_and_where_they_come_from(sockets: str) -> None:

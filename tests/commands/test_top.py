@@ -17,7 +17,6 @@ import sys
 import tempfile
 import termios
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,11 +29,12 @@ import xoscar as xo
 from xoscar_idle.commands import tables, top
 from xoscar_idle.telemetry.snapshot import Snapshot
 
+from ..support import processes
 from ..support.hosting import Pools, pools, worker
+from ..support.waiting import BOUND, eventually
 
 pytestmark = pytest.mark.integration
 
-BOUND = 30.0
 COMMAND = "from xoscar_idle.commands.cli import main; main(prog_name='xoscar-idle')"
 WITHOUT_RICH = "import sys; sys.modules['rich'] = None; "
 
@@ -55,14 +55,8 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def run(*arguments: str, prelude: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", prelude + COMMAND, *arguments],
-        env=os.environ | variables,
-        capture_output=True,
-        text=True,
-        timeout=BOUND,
-        check=False,
-    )
+    command = (sys.executable, "-c", prelude + COMMAND, *arguments)
+    return processes.run(*command, status=None, env=os.environ | variables)
 
 
 class Terminal:
@@ -80,13 +74,16 @@ class Terminal:
         # Ctrl-C goes to those whose controlling terminal it is.
         control = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
         environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", control + prelude + COMMAND, *arguments],
-            stdin=self._theirs,
-            stdout=self._theirs,
-            stderr=self._theirs,
-            env={**environment, "TERM": "xterm-256color"},
-            start_new_session=True,
+        self._stack = contextlib.ExitStack()
+        self.process = self._stack.enter_context(
+            processes.started(
+                *(sys.executable, "-c", control + prelude + COMMAND, *arguments),
+                stdin=self._theirs,
+                stdout=self._theirs,
+                stderr=self._theirs,
+                env={**environment, "TERM": "xterm-256color"},
+                start_new_session=True,
+            )
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -105,11 +102,16 @@ class Terminal:
 
     def wait_for(self, *patterns: str) -> None:
         """Until the screen has a line that matches, for each."""
-        deadline = time.monotonic() + BOUND
-        while not all(any(re.search(p, each) for each in self.lines()) for p in patterns):
-            assert time.monotonic() < deadline, (patterns, "\n".join(self.lines()))
-            assert self.process.poll() is None, "\n".join(self.lines())
-            time.sleep(0.02)
+
+        def shown() -> bool:
+            lines = self.lines()
+            assert self.process.poll() is None, "\n".join(lines)
+            return all(any(re.search(p, each) for each in lines) for p in patterns)
+
+        try:
+            eventually(shown)
+        except AssertionError as error:
+            raise AssertionError("\n".join([f"{error}: {patterns}", *self.lines()])) from None
 
     def type(self, keys: bytes) -> None:
         os.write(self._ours, keys)
@@ -130,8 +132,7 @@ class Terminal:
         termios.tcsetattr(self._theirs, termios.TCSANOW, self.mode)
 
     def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        self._stack.close()
         os.close(self._theirs)
         self._reader.join(BOUND)
         os.close(self._ours)
@@ -292,10 +293,7 @@ def test_keys_after_a_stop() -> None:
         shown.process.send_signal(signal.SIGSTOP)
         shown.be_taken_by_a_shell()
         shown.process.send_signal(signal.SIGCONT)
-        deadline = time.monotonic() + BOUND
-        while not shown.takes_single_keys():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        eventually(shown.takes_single_keys)
         assert shown.press(b"q") == 0
         assert shown.is_as_before()
 
@@ -345,30 +343,26 @@ def test_waits_for_processes_that_offer_a_monitor() -> None:
 
 def test_a_process_that_ends_is_said_to_have() -> None:
     with (
-        subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process,
+        processes.started(sys.executable, "-c", "input()") as process,
         terminal(80, "top", "--interval", "0.1", f"{process.pid}") as shown,
     ):
         shown.wait_for(rf"^{process.pid}: no monitor; seen from outside: 0 established")
-        process.communicate(b"\n")
+        process.communicate("\n")
         shown.wait_for(rf"^there is no process {process.pid}")
 
 
 def test_into_a_pipe() -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND, "top", "--interval", "0.1", f"{os.getpid()}"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    pages = 0
-    while pages < 2:
-        line = process.stdout.readline()
-        assert "\x1b" not in line
-        assert len(line.rstrip("\n")) <= 80
-        pages += "1 process," in line
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=BOUND)
-    assert process.returncode == 0
+    command = (sys.executable, "-c", COMMAND, "top", "--interval", "0.1", f"{os.getpid()}")
+    with processes.started(*command, env=os.environ) as process:
+        pages = 0
+        while pages < 2:
+            line = processes.line(process)
+            assert "\x1b" not in line
+            assert len(line) <= 80
+            pages += "1 process," in line
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=BOUND)
+        assert process.returncode == 0
 
 
 def test_pools_by_any_of_their_names() -> None:
@@ -453,8 +447,8 @@ def listener(answers: bool) -> Iterator[str]:
 
 
 def gone() -> str:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
+    with processes.started("true") as process:
+        process.wait()
     return str(process.pid)
 
 
@@ -545,20 +539,10 @@ def test_bad_usage(arguments: list[str], says: str) -> None:
 )
 def test_root_without_the_capability_to_look() -> None:
     """As in most containers: root, but not over processes of others."""
-    other = subprocess.Popen(["sleep", "600"], user=65534)
-    without = ["setpriv", "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace"]
-    try:
-        done = subprocess.run(
-            [*without, sys.executable, "-c", COMMAND, "stats", f"{other.pid}"],
-            capture_output=True,
-            text=True,
-            timeout=BOUND,
-            check=False,
-        )
-    finally:
-        other.kill()
-        other.wait()
-    assert done.returncode == 1
+    without = ("setpriv", "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace")
+    with processes.started("sleep", "600", user=65534) as other:
+        command = (*without, sys.executable, "-c", COMMAND, "stats", f"{other.pid}")
+        done = processes.run(*command, status=1, env=os.environ)
     (line,) = done.stderr.splitlines()
     assert re.match(rf"xoscar-idle: process {other.pid} of \S+ cannot be read: the cap", line), line
     assert "CAP_SYS_PTRACE" in line
@@ -587,9 +571,7 @@ def test_help_and_light_start(command: list[str]) -> None:
         "atexit.register(lambda: print(*sorted(sys.modules)))\n"
         f"main({[*command, '--help']!r})"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    *text, modules = done.stdout.splitlines()
+    *text, modules = processes.run(sys.executable, "-c", program).stdout.splitlines()
     assert "Usage:" in text[0]
     assert max(map(len, text)) <= 80
     assert not {"xoscar", "psutil", "rich", "asyncio"} & set(modules.split())

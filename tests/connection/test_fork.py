@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
 
 from ..support.peers import peers
+from ..support.processes import run
 
 pytestmark = pytest.mark.integration
 
@@ -45,14 +45,7 @@ asyncio.run(main(sys.argv[1]))
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_connections_of_the_parent_survive_a_fork(loop: str) -> None:
     with peers(1) as addresses:
-        done = subprocess.run(
-            [sys.executable, "-c", FORKING, addresses[0], loop],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    assert done.returncode == 0, done.stderr
+        run(sys.executable, "-c", FORKING, addresses[0], loop)
 
 
 CONNECTING = """
@@ -116,14 +109,8 @@ asyncio.run(main(int(sys.argv[1])))
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("turns", [3, 4, 6, 12])
 def test_a_child_has_none_of_its_parents_connects_under_way(loop: str, turns: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", CONNECTING, str(turns), loop],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (0, "b'[]'\nTrue\n"), done.stderr
+    done = run(sys.executable, "-c", CONNECTING, str(turns), loop)
+    assert done.stdout == "b'[]'\nTrue\n"
 
 
 LOCKED = """
@@ -163,7 +150,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 
 def test_a_child_waits_for_no_lock_of_a_thread_that_is_not_there() -> None:
-    subprocess.run([sys.executable, "-c", LOCKED], timeout=30, check=True)
+    run(sys.executable, "-c", LOCKED)
 
 
 RESTING = """
@@ -202,11 +189,4 @@ with ThreadPoolExecutor(1) as thread:
 def test_a_loop_that_rests_in_a_thread_survives_a_fork(loop: str) -> None:
     """The child drops that thread, and what hangs on it, before it knows that it is a child."""
     with peers(1) as addresses:
-        done = subprocess.run(
-            [sys.executable, "-c", RESTING, addresses[0], loop],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    assert done.returncode == 0, done.stderr
+        run(sys.executable, "-c", RESTING, addresses[0], loop)

@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -22,8 +21,8 @@ from xoscar_idle.connection import authentication, deadlines, routing
 from xoscar_idle.telemetry.pool_query import ask
 from xoscar_idle.telemetry.snapshot import Unobservable
 
-from .. import environment
 from ..support.hosting import pools, worker
+from ..support.processes import run
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("error")]
 
@@ -195,13 +194,7 @@ def test_it_works_where_the_package_is_not_active() -> None:
         "print(asyncio.run(xoscar_idle.ping(sys.argv[1])) < 20, xoscar_idle.is_active())"
     )
     with pools() as hosted:
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", program, hosted.addresses[0]],
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        done = run(sys.executable, "-W", "error", "-c", program, hosted.addresses[0])
     assert (done.stdout, done.stderr) == ("True False\n", "")
 
 

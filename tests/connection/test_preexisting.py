@@ -17,7 +17,7 @@ from xoscar_idle.connection import preexisting, registry
 from ..support.hosting import sockets
 from ..support.memory import message
 from ..support.peers import peers
-from ..whole.test_pools import eventually_here
+from ..support.waiting import eventually_here
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("active")]
 
@@ -41,7 +41,7 @@ class Gate:
 
 
 async def closed(client: Any) -> None:
-    assert await eventually_here(lambda: client.closed)
+    await eventually_here(lambda: client.closed)
 
 
 async def test_what_xoscar_was_connecting_at_install_is_drained(
@@ -122,7 +122,7 @@ async def test_what_is_opened_after_uninstall_closes_after_its_use() -> None:
         xoscar_idle.uninstall()
         await asyncio.sleep(0)
         assert (await mine.call(Router([], None), address, message(1))).result == 1
-        assert await eventually_here(lambda: not mine.connections())
+        await eventually_here(lambda: not mine.connections())
         xoscar_idle.install(idle_timeout=300)
         await asyncio.sleep(0)
         assert (await owner.call(Router([], None), address, message(2))).result == 2

@@ -23,7 +23,7 @@ from xoscar_idle.connection.statistics import Statistics
 
 from ..support.hosting import pools, worker
 from ..support.memory import Connection, Network, VirtualTimeLoop, message, settle
-from ..whole.test_pools import eventually_here
+from ..support.waiting import eventually_here
 
 pytestmark = pytest.mark.integration
 
@@ -128,10 +128,10 @@ def test_agrees_with_the_kernel(active: None) -> None:
         assert (used.route, used.in_flight, used.transport) == (hosted.addresses[0], 1, "socket")
         assert used.thread == threading.get_ident()
         assert "1 in use" in repr(used)
-        assert await eventually_here(lambda: statistics.statistics().open == 1)
+        await eventually_here(lambda: statistics.statistics().open == 1)
         assert len(established() - before) == 1
         await busy
-        assert await eventually_here(lambda: not statistics.connections())
+        await eventually_here(lambda: not statistics.connections())
         now = statistics.statistics()
         assert now.closed["idle"] - start.closed["idle"] == 5
         assert established() == before

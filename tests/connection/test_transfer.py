@@ -17,7 +17,7 @@ import xoscar_idle
 from xoscar_idle.connection import registry
 
 from ..support.hosting import Worker, pools, worker
-from ..whole.test_pools import eventually_here
+from ..support.waiting import eventually_here
 
 pytestmark = pytest.mark.integration
 
@@ -53,7 +53,7 @@ async def copy_twice(actor: Any) -> None:
     for _ in range(2):
         await copy_buffers(actor)
         await copy_slow_file(actor)
-        assert await eventually_here(lambda: not open_connections())
+        await eventually_here(lambda: not open_connections())
 
 
 async def copy_buffers(actor: Any) -> None:
@@ -162,7 +162,7 @@ def test_failed_transfer_gives_its_lease_back() -> None:
         ref = await actor.buffer(10)
         with pytest.raises(TypeError):
             await xo.copy_to([object()], [ref])
-        assert await eventually_here(lambda: not open_connections())
+        await eventually_here(lambda: not open_connections())
 
     with pools() as hosted:
         asyncio.run(main())

@@ -12,8 +12,9 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import numpy as np
-import psutil
 import xoscar as xo
+
+from .processes import line, started
 
 
 class Worker(xo.StatelessActor):  # type: ignore[misc]
@@ -98,31 +99,16 @@ def pools(
 ) -> Iterator[Pools]:
     """``n`` pools in one process of its own, each with a worker in every process.
 
-    ``quiet``: the test breaks connections off, and what the pools say of that is no matter.
+    They get the settings that are in force here, and ``environment``. ``quiet``: the test breaks
+    connections off, and what the pools say of that is no matter.
     """
-    command = [sys.executable, "-m", "tests.support.hosting", str(n), str(n_process)]
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+    with started(
+        *(sys.executable, "-m", "tests.support.hosting", str(n), str(n_process)),
+        orderly=True,
         stderr=subprocess.DEVNULL if quiet else None,
-        text=True,
-        env={**os.environ, **environment},
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"no pools: exit status {process.wait()}")
-        yield Pools(process.pid, line.split())
-    finally:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=20)
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for child in psutil.Process(process.pid).children(recursive=True):
-                child.kill()
-        process.kill()
-        process.wait()
+        env=os.environ | environment,
+    ) as process:
+        yield Pools(process.pid, line(process).split())
 
 
 class Pools:

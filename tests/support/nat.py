@@ -32,6 +32,7 @@ from xoscar.errors import ServerClosed
 from xoscar.serialization import serialize
 
 from .hosting import Worker, sockets, worker
+from .processes import run, started
 
 NAMESPACES = Path("/var/run/netns")
 PREFIX = "xoscar-idle-nat"
@@ -74,7 +75,7 @@ class Nat:
     def __init__(self, remember: int) -> None:
         own = f"{PREFIX}-{os.getpid()}-{next(_numbers)}"
         self._names = {where: f"{own}-{where}" for where in ("client", "nat", "server")}
-        self._processes: list[subprocess.Popen[str]] = []
+        self._processes = contextlib.ExitStack()
         try:
             self._build(remember)
             self._conntrack = _conntrack(NAMESPACES / self._names["nat"])
@@ -109,10 +110,8 @@ class Nat:
 
         It ends with the NAT; its pid is that of the program, ``ip netns exec`` being no parent.
         """
-        command = ["ip", "netns", "exec", self._names[where], *argv]
-        process = subprocess.Popen(command, text=True, **popen)
-        self._processes.append(process)
-        return process
+        command = ("ip", "netns", "exec", self._names[where], *argv)
+        return self._processes.enter_context(started(*command, **popen))
 
     def flush(self) -> None:
         """Forget all sessions at once."""
@@ -124,14 +123,7 @@ class Nat:
 
     def close(self) -> None:
         """End what runs in the namespaces, and remove them."""
-        for process in self._processes:
-            process.kill()
-        for process in self._processes:
-            for stream in (process.stdin, process.stdout, process.stderr):
-                if stream is not None:
-                    with contextlib.suppress(BrokenPipeError):
-                        stream.close()
-            process.wait()
+        self._processes.close()
         self._conntrack.close()
         self._remove()
 
@@ -170,8 +162,8 @@ def unavailable() -> str | None:
     return None
 
 
-def _do(*command: str, text: str | None = None) -> str:
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+def _do(*command: str, text: str = "") -> str:
+    done = run(*command, input=text, status=None)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
     return done.stdout

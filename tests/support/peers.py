@@ -16,6 +16,8 @@ from typing import Any
 from xoscar.backends.communication.socket import SocketServer
 from xoscar.backends.message import ResultMessage
 
+from .processes import line, started
+
 
 @contextlib.contextmanager
 def peers(n: int, quiet: bool = False) -> Iterator[list[str]]:
@@ -23,21 +25,12 @@ def peers(n: int, quiet: bool = False) -> Iterator[list[str]]:
 
     ``quiet``: connections break off, and what the endpoints say of that is no matter.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.peers", str(n)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+    with started(
+        *(sys.executable, "-m", "tests.support.peers", str(n)),
+        orderly=True,
         stderr=subprocess.DEVNULL if quiet else None,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        yield process.stdout.readline().split()
-    finally:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=20)
-        process.kill()
-        process.wait()
+    ) as process:
+        yield line(process).split()
 
 
 async def _answer(channel: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
-import os
 import subprocess
 import sys
 import threading
@@ -13,10 +12,10 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+from .environment import environment
+from .processes import line, started, tell
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -31,13 +30,11 @@ class Program:
     def tell(self, *words: object) -> None:
         """Let it do something, and wait until it is done."""
         self.start(*words)
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "done\n"
+        assert line(self._process) == "done"
 
     def start(self, *words: object) -> None:
         """Let it do something."""
-        assert self._process.stdin is not None
-        print(*words, file=self._process.stdin, flush=True)
+        tell(self._process, *words)
 
     def text(self) -> str:
         """What a scrape sees."""
@@ -60,23 +57,9 @@ class Program:
 @contextlib.contextmanager
 def serving(*modules: str, **variables: str) -> Iterator[Program]:
     """A program that imports ``modules`` in this order; one of them is its metrics library."""
-    inherited = {
-        k: v for k, v in os.environ.items() if not k.startswith(("XOSCAR_", "PROMETHEUS_"))
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.serving", *modules],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=inherited | variables,
-    )
-    with process:
-        try:
-            assert process.stdout is not None
-            yield Program(process, int(process.stdout.readline()))
-        finally:
-            process.kill()
+    command = (sys.executable, "-m", "tests.support.serving", *modules)
+    with started(*command, env=environment(**variables)) as process:
+        yield Program(process, int(line(process)))
 
 
 class _Aioprometheus(BaseHTTPRequestHandler):

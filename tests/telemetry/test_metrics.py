@@ -10,7 +10,6 @@ import re
 import resource
 import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,9 +22,11 @@ import xoscar_idle
 from xoscar_idle.connection import counters, routing, statistics
 from xoscar_idle.telemetry import metrics
 
+from ..support import processes
+from ..support.environment import environment
 from ..support.hosting import pools, worker
 from ..support.serving import Series, serving
-from ..whole.test_pools import eventually
+from ..support.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -82,10 +83,10 @@ def test_a_program_shows_its_connections(library: str, library_first: bool) -> N
         assert 0 < value(called, "xoscar_connect_seconds_sum") < 10
 
         program.tell("sleep", hosted.addresses[0])
-        assert eventually(lambda: value(program.scrape(), "xoscar_requests_in_flight") == 1)
+        eventually(lambda: value(program.scrape(), "xoscar_requests_in_flight") == 1)
         assert connections(program.scrape()) == {"active": 1, "idle": 2}
         program.tell("idle_timeout", 0.1)
-        assert eventually(lambda: connections(program.scrape()) == {"active": 1})
+        eventually(lambda: connections(program.scrape()) == {"active": 1})
         busy = program.scrape()
         assert value(busy, "xoscar_connections_closed_total", reason="idle") == 2
         assert (
@@ -95,7 +96,7 @@ def test_a_program_shows_its_connections(library: str, library_first: bool) -> N
         )
 
         program.tell("cancel")
-        assert eventually(lambda: total(program.scrape(), "xoscar_connections_closed_total") == 3)
+        eventually(lambda: total(program.scrape(), "xoscar_connections_closed_total") == 3)
         end = program.scrape()
         assert total(end, "xoscar_connections") == 0
         assert {name for name, _ in start.keys() ^ end.keys()} <= {"xoscar_connections"}
@@ -285,10 +286,8 @@ def test_register_and_unregister_again_and_again(caplog: pytest.LogCaptureFixtur
 
 def run(*lines: str, **variables: str) -> tuple[list[str], str]:
     """Run a program; the lines of stdout, and stderr."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith("XOSCAR_")} | variables
-    command = [sys.executable, "-W", "error", "-c", "\n".join(lines)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    command = (sys.executable, "-W", "error", "-c", "\n".join(lines))
+    done = processes.run(*command, env=environment(**variables))
     return done.stdout.splitlines(), done.stderr
 
 
@@ -377,9 +376,7 @@ def promtool() -> str:
 
 
 def check(promtool: str, *words: str | Path) -> str:
-    done = subprocess.run([promtool, *words], capture_output=True, text=True, cwd=DOCS)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return processes.run(promtool, *words, cwd=DOCS).stdout
 
 
 def test_the_alert_rules_are_valid(promtool: str) -> None:

@@ -36,9 +36,10 @@ from xoscar.errors import ActorNotExist, ServerClosed
 
 import xoscar_idle
 
-from .. import environment
 from ..support import leaks
+from ..support.environment import environment
 from ..support.hosting import Worker, pools, sockets, worker
+from ..support.processes import line, started, tell
 
 IDLE_TIMEOUT = 0.05
 BOUND = 60.0
@@ -84,25 +85,20 @@ class Host:
     """A main pool with sub-pools and auto-recovery, in a process of its own."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.whole.chaos", "host"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # recovery tells of each process that it finds dead
-            text=True,
-            env=environment(XOSCAR_IDLE_TIMEOUT=str(IDLE_TIMEOUT)),
+        self._stack = contextlib.ExitStack()
+        self._process = self._stack.enter_context(
+            started(
+                *(sys.executable, "-m", "tests.whole.chaos", "host"),
+                stderr=subprocess.DEVNULL,  # recovery tells of each process that it finds dead
+                env=environment(XOSCAR_IDLE_TIMEOUT=str(IDLE_TIMEOUT)),
+            )
         )
         self.addresses: list[str] = self.ask("addresses")
 
     def ask(self, *words: str) -> Any:
         """Let it do something; what it answers."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        print(*words, file=self._process.stdin, flush=True)
-        line = self._process.stdout.readline()
-        if not line:
-            raise Violation(f"the host has ended: {self._process.wait()}")
-        return json.loads(line)
+        tell(self._process, *words)
+        return json.loads(line(self._process))
 
     def sub_pools(self) -> list[psutil.Process]:
         """The processes of its sub-pools."""
@@ -116,11 +112,7 @@ class Host:
 
     def close(self) -> None:
         """End it, whatever state it is in."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for child in psutil.Process(self._process.pid).children(recursive=True):
-                child.kill()
-        self._process.kill()
-        self._process.communicate()
+        self._stack.close()
 
 
 async def _host() -> None:

@@ -17,6 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from ..support.environment import environment
+from ..support.processes import run
+
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 100
 """Seconds for the tests of one mutant; one with which they do not end is found."""
@@ -406,25 +409,17 @@ def found_by(name: str, edits: tuple[Edit, ...]) -> str | None:
         shutil.copy(ROOT / "pyproject.toml", copy)
         for file, source in mutated(edits).items():
             (copy / "xoscar_idle" / file).write_text(source)
-        env = {k: v for k, v in os.environ.items() if not k.startswith("XOSCAR_")}
         # Tests that have to be ended leave their temporary files behind.
-        env |= {"PYTHONPATH": folder, "TMPDIR": folder, "XOSCAR_IDLE_NO_SHRINK": "1"}
+        env = environment(PYTHONPATH=folder, TMPDIR=folder, XOSCAR_IDLE_NO_SHRINK="1")
         where = "import os, xoscar_idle; print(os.path.realpath(xoscar_idle.__file__))"
-        imported = subprocess.check_output([sys.executable, "-c", where], cwd=copy, env=env)
-        if copy.resolve() not in Path(imported.decode().strip()).parents:
-            raise SystemExit(f"not the copy is imported, but {imported.decode()}")
+        imported = run(sys.executable, "-c", where, cwd=copy, env=env).stdout.strip()
+        if copy.resolve() not in Path(imported).parents:
+            raise SystemExit(f"not the copy is imported, but {imported}")
         tests = next((need for start, need in NEED.items() if name.startswith(start)), ())
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "--tb=no", "-p", "no:cacheprovider"]
+        command = (sys.executable, "-m", "pytest", "-q", "-x", "--tb=no", "-p", "no:cacheprovider")
+        options = ("-o", "timeout=30", *(tests or IN_VIRTUAL_TIME))
         try:
-            done = subprocess.run(
-                [*command, "-o", "timeout=30", *(tests or IN_VIRTUAL_TIME)],
-                cwd=copy,
-                env=env,
-                capture_output=True,
-                text=True,
-                timeout=LIMIT,
-                check=False,
-            )
+            done = run(*command, *options, status=None, timeout=LIMIT, cwd=copy, env=env)
         except subprocess.TimeoutExpired:
             return "not ending"
         if done.returncode not in (0, 1):

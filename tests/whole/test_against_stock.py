@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 
 import pytest
 
-from .. import environment
+from ..support.environment import environment
+from ..support.processes import run
 from .scenarios import SCENARIOS
 
 pytestmark = pytest.mark.integration
@@ -22,14 +22,8 @@ WRONG_IN_STOCK = sorted({(s, loop) for s in SCENARIOS for loop in LOOPS} - RIGHT
 
 
 def outcome(scenario: str, loop: str, **settings: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.whole.scenarios", scenario, loop],
-        env=environment(**settings),
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    command = (sys.executable, "-m", "tests.whole.scenarios", scenario, loop)
+    done = run(*command, status=None, timeout=100, env=environment(**settings))
     return done.returncode, done.stderr
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ..support.environments import Environment, run
+from ..support.virtual_environments import Environment, run
 
 ROOT = Path(__file__).parents[2]
 PROJECT = ("LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.cfg", "setup.py")

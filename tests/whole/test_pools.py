@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import threading
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,11 @@ import xoscar as xo
 import xoscar_idle
 from xoscar_idle.connection import deadlines, registry
 
-from ..support.environments import Environment
 from ..support.hosting import Worker, pools, sockets, worker
+from ..support.virtual_environments import Environment
+from ..support.waiting import BOUND, eventually_here
 
 pytestmark = pytest.mark.integration
-
-BOUND = 20.0  # seconds; what has not happened by then never will
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
@@ -48,21 +46,6 @@ def run_on(loop: str, main: Coroutine[Any, Any, Any]) -> Any:
         return runner.run(main)
 
 
-def eventually(condition: Callable[[], bool]) -> bool:
-    """Whether the condition comes true within the bound."""
-    end = time.monotonic() + BOUND
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
-
-
-async def eventually_here(condition: Callable[[], bool]) -> bool:
-    """The same while this loop goes on running."""
-    return await asyncio.to_thread(eventually, condition)
-
-
 async def idle_cycles(addresses: list[str], server: int) -> None:
     """Three times: open, fall idle, closed; on both sides."""
     here, there = sockets(), sockets(server)
@@ -71,7 +54,7 @@ async def idle_cycles(addresses: list[str], server: int) -> None:
             assert await (await worker(address)).echo(cycle) == cycle
         assert sockets() >= here + len(addresses)
         assert sockets(server) >= there + len(addresses)
-        assert await eventually_here(lambda: (sockets(), sockets(server)) == (here, there))
+        await eventually_here(lambda: (sockets(), sockets(server)) == (here, there))
     (mine,) = [c for c in registry.everywhere() if c.loop is asyncio.get_running_loop()]
     assert (mine._check, mine._all) == (None, {}), "nothing open, nothing running"
 
@@ -116,9 +99,9 @@ def test_descriptors_return_in_an_actor_of_a_sub_pool(uses_uvloop: str, install:
         for cycle in range(3):
             assert await actor.visit(targets, cycle) == [cycle] * len(targets)
             assert sockets(pid) > here or sockets(others.pid) > there
-            assert await eventually_here(lambda: sockets(pid) <= here)
-            assert await eventually_here(lambda: sockets(others.pid) <= there)
-            assert await eventually_here(lambda: sockets(hosted.pid) <= main)
+            await eventually_here(lambda: sockets(pid) <= here)
+            await eventually_here(lambda: sockets(others.pid) <= there)
+            await eventually_here(lambda: sockets(hosted.pid) <= main)
 
     with (
         pools(4) as others,
@@ -135,7 +118,7 @@ def test_a_thousand_calls_to_a_reaped_address_open_one_connection(loop: str, ins
         here, there = sockets(), sockets(hosted.pid)
         actor = await worker(hosted.addresses[0])
         await actor.echo(0)
-        assert await eventually_here(lambda: (sockets(), sockets(hosted.pid)) == (here, there))
+        await eventually_here(lambda: (sockets(), sockets(hosted.pid)) == (here, there))
         calls = [asyncio.ensure_future(actor.echo(i)) for i in range(1000)]
         most = 0
         while not all(call.done() for call in calls):
@@ -253,8 +236,8 @@ def test_calls_through_a_proxy(install: Any) -> None:
             for i in range(3):
                 assert await actor.echo(i) == i
                 assert sockets(behind.pid) == there + 1
-                assert await eventually_here(lambda: sockets() == here)
-                assert await eventually_here(lambda: sockets(behind.pid) == there)
+                await eventually_here(lambda: sockets() == here)
+                await eventually_here(lambda: sockets(behind.pid) == there)
 
     with pools() as behind, pools(XOSCAR_IDLE_TIMEOUT="0.2") as proxy:
         asyncio.run(main(behind.addresses[0], proxy.addresses[0]))
@@ -283,12 +266,12 @@ def test_sub_pools_follow(install: Any, tmp_path: Path) -> None:
             assert not await stock.active()
             here = sockets()
             assert await stock.echo(1) == 1
-            assert await eventually_here(lambda: sockets() <= here)
+            await eventually_here(lambda: sockets() <= here)
             assert await stock.echo(2) == 2
 
             old = await actors[first].pid()
             os.kill(old, signal.SIGKILL)
-            assert await eventually_here(lambda: pool.sub_processes[first].returncode is not None)
+            await eventually_here(lambda: pool.sub_processes[first].returncode is not None)
             await xo.wait_actor_pool_recovered(first, pool.external_address)
             recovered = await xo.actor_ref(address=first, uid="worker-0")
             assert await recovered.pid() != old
@@ -311,17 +294,17 @@ def test_install_after_pools_exist_and_uninstall(install: Any) -> None:
         assert sockets() == here + 5
         install(idle_timeout=0.2)
         await visit()
-        assert await eventually_here(lambda: sockets() == here + 1)
+        await eventually_here(lambda: sockets() == here + 1)
         assert await slow == "slow"
-        assert await eventually_here(lambda: sockets() == here)
+        await eventually_here(lambda: sockets() == here)
 
         install(idle_timeout=50)
         busy = asyncio.ensure_future((await worker(hosted.addresses[0])).sleep(0.5, "busy"))
         await visit()
         xoscar_idle.uninstall()
-        assert await eventually_here(lambda: sockets() == here + 1)
+        await eventually_here(lambda: sockets() == here + 1)
         assert await busy == "busy"
-        assert await eventually_here(lambda: sockets() == here)
+        await eventually_here(lambda: sockets() == here)
         await visit()
         assert sockets() == here + 5, "stock again"
 
@@ -371,7 +354,7 @@ def test_a_pool_that_is_made_within_a_deadline_outlives_it(install: Any) -> None
             assert await here.visit([address], 1) == [1]
             first = await actor.pid()
             os.kill(first, signal.SIGKILL)
-            assert await eventually_here(lambda: pool.sub_processes[address].pid != first)
+            await eventually_here(lambda: pool.sub_processes[address].pid != first)
             await asyncio.wait_for(
                 xo.wait_actor_pool_recovered(address, pool.external_address), BOUND
             )

@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import resource
-import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -15,8 +14,8 @@ import pytest
 
 from xoscar_idle import config
 
-from .. import environment
 from ..support.hosting import pools
+from ..support.processes import run
 
 pytestmark = pytest.mark.integration
 
@@ -185,14 +184,11 @@ def test_each_value_has_its_meaning_or_one_warning(name: str, address: str) -> N
     table = TABLE[name]
     assert len(table) >= 40
     variable = config.variable(name)
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.whole.settings_trial"],
+    done = run(
+        *(sys.executable, "-m", "tests.whole.settings_trial"),
         input=json.dumps({"variable": variable, "values": [*table], "address": address}) + "\n",
-        env=environment(),
-        capture_output=True,
-        text=True,
+        status=None,
         timeout=100,
-        check=False,
     )
     assert done.stderr == ""
     lines = [json.loads(line) for line in done.stdout.splitlines()]

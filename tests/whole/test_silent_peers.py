@@ -20,12 +20,10 @@ from xoscar_idle.connection import accepted, registry, transports
 
 from ..support.hosting import Worker, pools, sockets, worker
 from ..support.memory import message
+from ..support.waiting import BOUND, eventually_here
 from .scenarios import deaf_endpoint
-from .test_pools import eventually_here
 
 pytestmark = pytest.mark.integration
-
-BOUND = 20.0  # seconds; what has not happened by then never will
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +138,7 @@ def test_peer_that_stops_reading_cannot_hold_a_close(monkeypatch: pytest.MonkeyP
             with xoscar_idle.deadline(0.3), pytest.raises(TimeoutError):
                 await bounded(actor.echo(b"x" * (64 << 20)))
             monkeypatch.setattr("xoscar_idle.connection.caller.CANCEL_TIMEOUT", 0.3)
-            assert await eventually_here(lambda: sockets() == before)
+            await eventually_here(lambda: sockets() == before)
         finally:
             os.kill(hosted.pid, signal.SIGCONT)
 
@@ -192,7 +190,7 @@ def test_accepted_connection_that_stays_idle_is_closed() -> None:
         assert await actor.sleep(1.5, "in process") == "in process"
         assert await asyncio.wait_for(reader.read(), BOUND) == b"", "closed by the server"
         writer.close()
-        assert await eventually_here(lambda: sockets(hosted.pid) == before)
+        await eventually_here(lambda: sockets(hosted.pid) == before)
         assert await actor.echo("again") == "again"
 
     with pools(XOSCAR_IDLE_TIMEOUT="0.2", XOSCAR_SERVER_IDLE_TIMEOUT="0.5") as hosted:

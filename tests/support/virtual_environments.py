@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import sysconfig
 import venv
 from pathlib import Path
 
+from . import processes
+from .environment import environment
+
 OURS = ("xoscar_idle*", "__editable__*xoscar_idle*")
+BOUND = 250.0
+"""Seconds for pip, which does much."""
 
 
 def run(*command: str | Path, cwd: Path, timeout: str | None = None) -> str:
     """Run a command with XOSCAR_IDLE_TIMEOUT as given; its stdout."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith("XOSCAR_")}
+    env = environment() if timeout is None else environment(XOSCAR_IDLE_TIMEOUT=timeout)
     env.pop("PYTHONPATH", None)
-    if timeout is not None:
-        env["XOSCAR_IDLE_TIMEOUT"] = timeout
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return processes.run(*command, cwd=cwd, env=env, timeout=BOUND).stdout
 
 
 class Environment:
