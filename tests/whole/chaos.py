@@ -1,10 +1,10 @@
 """Chaos: calls on real pools while their processes are killed, stopped, added and removed.
 
-``python -m tests.whole.chaos [SECONDS [SEED...]]``: the seeds share the seconds, and without any
-each minute has its own. Threads, loops and forked children come and go, connections close after
-50 ms. Each call returns the right answer or raises what xoscar raises when a process is gone; at
-the end nothing is left behind. A seed decides who does what, and for how long; when the kernel
-lets it happen it does not.
+``python -m tests.whole.chaos [SECONDS|enough [SEED...]]``: the seeds share the seconds, and without
+any each minute has its own; ``enough``: each goes on until enough of everything has happened.
+Threads, loops and forked children come and go, connections close after 50 ms. Each call returns
+the right answer or raises what xoscar raises when a process is gone; at the end nothing is left
+behind. A seed decides who does what, and for how long; when the kernel lets it happen it does not.
 """
 
 from __future__ import annotations
@@ -40,10 +40,9 @@ from ..support import leaks
 from ..support.environment import environment
 from ..support.hosting import Worker, pools, sockets, worker
 from ..support.processes import line, started, tell
+from ..support.waiting import BOUND, eventually_here
 
 IDLE_TIMEOUT = 0.05
-BOUND = 60.0
-"""Seconds; what has not happened by then never will."""
 CALLERS = 12
 SUB_POOLS = 3
 
@@ -51,6 +50,21 @@ GONE = (ServerClosed, OSError, ActorNotExist)
 """What xoscar raises when a process is gone, or is there again without its actors."""
 
 DEADLINE = 0.05
+
+ENOUGH = {
+    **dict.fromkeys(("SIGKILL", "SIGSTOP"), 3),
+    **dict.fromkeys(("sub-pool appended", "forked child ended"), 2),
+    **dict.fromkeys(("thread and loop ended", "thread ended, loop just closed"), 1),
+    **{
+        f"call {kind} answered": 20
+        for kind in ("echo", "sleep", "visit", "generate", "tell", "cancelled", "in_time", "copy")
+    },
+    "connections closed: idle": 20,
+}
+"""What must have happened, and how often, where no seconds are given."""
+
+ENOUGH_BOUND = 4 * BOUND
+"""Seconds for it, on a machine however busy."""
 
 
 class Violation(Exception):
@@ -144,10 +158,12 @@ async def _host() -> None:
 class Town:
     """All that is called, and what happens to it."""
 
-    def __init__(self, seed: int, seconds: float, tally: Tally, steady: list[str]) -> None:
+    def __init__(self, seed: int, tally: Tally, steady: list[str], seconds: float | None) -> None:
         self.seed = seed
         self.tally = tally
-        self.until = time.monotonic() + seconds
+        self.seconds = seconds
+        self.began = time.monotonic()
+        self.idle_closed = xoscar_idle.statistics().closed["idle"]
         self.steady = steady
         self.host = Host()
         self.building = asyncio.Lock()  # one at a time talks to the host or replaces it
@@ -159,8 +175,18 @@ class Town:
         """The source of randomness of one of those who act."""
         return random.Random(f"{self.seed} {name}")
 
-    def over(self) -> bool:
-        return time.monotonic() > self.until
+    def goes_on(self) -> bool:
+        """Whether it is not time yet, or not enough has happened."""
+        lasted = time.monotonic() - self.began
+        if self.seconds is not None:
+            return lasted < self.seconds
+        return bool(self.missing()) and lasted < ENOUGH_BOUND
+
+    def missing(self) -> list[str]:
+        """What has not happened often enough."""
+        idle_closed = xoscar_idle.statistics().closed["idle"] - self.idle_closed
+        counts = {**self.tally.counts, "connections closed: idle": idle_closed}
+        return [what for what, n in ENOUGH.items() if counts.get(what, 0) < n]
 
     def addresses(self) -> list[str]:
         """Where to call."""
@@ -245,9 +271,9 @@ def _check(answer: object, right: object) -> None:
         raise Violation(f"{str(answer)[:80]!r} is not {str(right)[:80]!r}")
 
 
-async def call_on(rng: random.Random, town: Town, until: float) -> None:
-    """Call whom and how it happens, until it is time."""
-    while time.monotonic() < until:
+async def call_on(rng: random.Random, town: Town, goes_on: Callable[[], bool]) -> None:
+    """Call whom and how it happens, as long as it goes on."""
+    while goes_on():
         if rng.random() < 0.1:
             await asyncio.sleep(rng.random() * 4 * IDLE_TIMEOUT)  # so that connections fall idle
         kind = rng.choice(CALLS)
@@ -329,11 +355,11 @@ async def replace(rng: random.Random, town: Town) -> None:
 async def thread(rng: random.Random, town: Town) -> None:
     """A thread with a loop of its own; some just close it, with connections open."""
     factory = rng.choice([asyncio.new_event_loop, uvloop.new_event_loop])
-    orderly, until = rng.random() < 0.5, time.monotonic() + rng.random() * 0.5
+    orderly, goes_on = rng.random() < 0.5, _calls(rng.randrange(30))
     callers = [random.Random(rng.random()) for _ in range(3)]
 
     async def main() -> None:
-        await asyncio.gather(*(call_on(each, town, until) for each in callers))
+        await asyncio.gather(*(call_on(each, town, goes_on) for each in callers))
 
     def run() -> None:
         loop = factory()
@@ -348,6 +374,12 @@ async def thread(rng: random.Random, town: Town) -> None:
 
     await asyncio.to_thread(_run_thread, run, town.tally)
     town.tally.add("thread and loop ended" if orderly else "thread ended, loop just closed")
+
+
+def _calls(n: int) -> Callable[[], bool]:
+    """For :func:`call_on`, to make so many in all."""
+    numbers = iter(range(n))
+    return lambda: next(numbers, None) is not None
 
 
 def _run_thread(run: Callable[[], None], tally: Tally) -> None:
@@ -367,7 +399,7 @@ async def fork(rng: random.Random, town: Town) -> None:
     def child() -> None:
         town.tally, town.echoes = Tally(), Counter()
         before = sockets()
-        asyncio.run(call_on(callers, town, time.monotonic() + 0.3))
+        asyncio.run(call_on(callers, town, _calls(10)))
         if sockets() > before:
             town.tally.violate(f"a forked child holds {sockets()} sockets, at first {before}")
         theirs.send((town.tally.counts, town.echoes, town.tally.violations))
@@ -397,8 +429,8 @@ HAPPENINGS: tuple[Callable[[random.Random, Town], Coroutine[Any, Any, None]], ..
 
 
 async def happen(rng: random.Random, town: Town) -> None:
-    """One thing after the other happens, until it is time."""
-    while not town.over():
+    """One thing after the other happens, as long as it goes on."""
+    while town.goes_on():
         await asyncio.sleep(rng.random() * 0.3)
         await (replace if rng.random() < 0.02 else rng.choice(HAPPENINGS))(rng, town)
 
@@ -409,25 +441,26 @@ async def happen(rng: random.Random, town: Town) -> None:
 @contextlib.asynccontextmanager
 async def _steady() -> AsyncIterator[list[str]]:
     """Pools that nothing happens to."""
-    settings = environment(XOSCAR_IDLE_TIMEOUT=str(IDLE_TIMEOUT))
     with contextlib.ExitStack() as stack:
-        hosted = await asyncio.to_thread(stack.enter_context, pools(2, **settings))
+        hosted = await asyncio.to_thread(stack.enter_context, pools(2))
         yield hosted.addresses
 
 
-async def _run(seed: int, seconds: float, tally: Tally) -> None:
+async def _run(seed: int, tally: Tally, seconds: float | None) -> None:
     async with _steady() as steady:
         before = xoscar_idle.statistics()
         echoed = [await (await worker(each)).echoed() for each in steady]
         assert echoed == [0, 0]
-        town = await asyncio.to_thread(Town, seed, seconds, tally, steady)
+        town = await asyncio.to_thread(Town, seed, tally, steady, seconds)
         try:
             async with contextlib.AsyncExitStack() as stack:
                 stack.push_async_callback(_quiet_down, town)
                 await asyncio.gather(
-                    *(call_on(town.random("call", i), town, town.until) for i in range(CALLERS)),
+                    *(call_on(town.random("call", i), town, town.goes_on) for i in range(CALLERS)),
                     *(happen(town.random("happen", i), town) for i in range(3)),
                 )
+            if seconds is None and (missing := town.missing()):
+                tally.violate(f"in {ENOUGH_BOUND:g} s too few: {', '.join(missing)}")
             done = sum([await (await worker(each)).echoed() for each in steady])
             least = town.echoes["answered"]
             most = least + town.echoes["in doubt"]
@@ -462,12 +495,12 @@ async def _quiet_down(town: Town) -> None:
 
 async def _all_closed(tally: Tally) -> None:
     """Nobody calls: nothing is open, nothing runs."""
-    end = time.monotonic() + BOUND
-    while xoscar_idle.connections() or len(asyncio.all_tasks()) > 1:
-        if time.monotonic() > end:
-            tally.violate(f"left: {xoscar_idle.connections()}, {asyncio.all_tasks()}")
-            break
-        await asyncio.sleep(0.05)
+    try:
+        await eventually_here(
+            lambda: not xoscar_idle.connections() and len(asyncio.all_tasks()) == 1
+        )
+    except AssertionError:
+        tally.violate(f"left: {xoscar_idle.connections()}, {asyncio.all_tasks()}")
 
 
 def _memory() -> int:
@@ -478,8 +511,8 @@ def _memory() -> int:
     return sys.getallocatedblocks()
 
 
-def run(seed: int, seconds: float) -> Tally:
-    """One seed for so many seconds: what happened, and what must not have."""
+def run(seed: int, seconds: float | None = None) -> Tally:
+    """One seed for so many seconds, or until it is enough; what happened, and what must not."""
     tally = Tally()
     factory = (asyncio.new_event_loop, uvloop.new_event_loop)[seed % 2]
     before = leaks.state()
@@ -489,7 +522,7 @@ def run(seed: int, seconds: float) -> Tally:
             lambda _, context: tally.violate(f"{context['message']}: {context.get('exception')!r}")
         )
         try:
-            loop.run_until_complete(_run(seed, seconds, tally))
+            loop.run_until_complete(_run(seed, tally, seconds))
             loop.run_until_complete(loop.shutdown_default_executor())
         finally:
             loop.close()
@@ -525,19 +558,20 @@ def _watched(tally: Tally) -> Iterator[None]:
         threading.excepthook = before
 
 
-def main(seconds: float, seeds: list[int]) -> int:
+def main(seconds: float | None, seeds: list[int]) -> int:
     """Run all seeds, printing the totals after each; the exit status."""
     totals: Counter[str] = Counter()
     first = 0
-    for number, seed in enumerate(seeds, 1):
-        tally = run(seed, seconds / len(seeds))
+    began = time.monotonic()
+    for seed in seeds:
+        tally = run(seed, seconds and seconds / len(seeds))
         blocks = tally.counts.pop("memory blocks")
         first = first or blocks
         if blocks > 1.01 * first:  # uvloop remembers 2048 addresses, and modules load late
             tally.violate(f"{blocks} blocks of memory, {first} after the first seed")
         totals += tally.counts
         totals["violations"] += len(tally.violations)
-        print(f"seed {seed}, {number * seconds / len(seeds):.0f} s, {blocks} blocks of memory:")
+        print(f"seed {seed}, {time.monotonic() - began:.0f} s, {blocks} blocks of memory:")
         for what, n in sorted(totals.items()):
             print(f"{n:>9}  {what}", flush=True)
     return 1 if totals["violations"] else 0
@@ -547,6 +581,7 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["host"]:
         asyncio.run(_host())
     else:
-        seconds = float((sys.argv[1:] or [60])[0])
-        minutes = math.ceil(seconds / 60)
-        sys.exit(main(seconds, [int(each) for each in sys.argv[2:]] or [*range(1, minutes + 1)]))
+        asked, *given = sys.argv[1:] or ["60"]
+        seconds = None if asked == "enough" else float(asked)
+        minutes = math.ceil((seconds or 60) / 60)
+        sys.exit(main(seconds, [int(each) for each in given] or [*range(1, minutes + 1)]))
