@@ -59,7 +59,7 @@ def test_shows_the_difference() -> None:
     assert len(set(cells(output, "calls made"))) == 1
     assert cells(output, "calls lost") == ["0", "0"]
     for row in ("latency, median", "latency, p99"):
-        assert all(0 < float(cell.removesuffix(" ms")) < 1000 for cell in cells(output, row))
+        assert all(float(cell.removesuffix(" ms")) > 0 for cell in cells(output, row))
 
 
 @pytest.mark.parametrize("when", ["starting", "visiting"])

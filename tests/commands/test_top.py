@@ -40,10 +40,10 @@ WITHOUT_RICH = "import sys; sys.modules['rich'] = None; "
 
 
 class Caller(xo.StatelessActor):  # type: ignore[misc]
-    """Has a call in flight for as long as it is told."""
+    """Has a call in flight until it is released."""
 
-    async def call(self, address: str, seconds: float) -> None:
-        await (await worker(address)).sleep(seconds)
+    async def call(self, address: str) -> None:
+        await (await worker(address)).hold()
 
 
 @pytest.fixture(autouse=True)
@@ -155,7 +155,7 @@ def three_processes() -> Iterator[tuple[Pools, str, Pools]]:
         pools(
             1,
             2,
-            XOSCAR_IDLE_TIMEOUT="1.5",
+            XOSCAR_IDLE_TIMEOUT="0.2",
             XOSCAR_IDLE_MONITOR=directory,
         ) as hosted,
         pools() as target,
@@ -184,9 +184,18 @@ def test_connections_appear_fall_idle_and_go(
     (target,) = other.addresses
     named = hosted.addresses[:1] if asked == "pool" else []
 
+    seen_active, seen_idle = threading.Event(), threading.Event()
+
     async def call() -> None:
+        sub_pool = await worker(hosted.addresses[1])
+        await sub_pool.configure(idle_timeout=600)
         caller = await xo.create_actor(Caller, address=hosted.addresses[1])
-        await caller.call(target, 2.0)
+        held = asyncio.ensure_future(caller.call(target))
+        await asyncio.to_thread(seen_active.wait, BOUND)
+        await (await worker(target)).release()
+        await held
+        await asyncio.to_thread(seen_idle.wait, BOUND)
+        await sub_pool.configure(idle_timeout=0.2)
         await xo.destroy_actor(caller)
 
     with terminal(columns, "top", "--interval", "0.2", *named, prelude=prelude) as shown:
@@ -196,7 +205,9 @@ def test_connections_appear_fall_idle_and_go(
         calling = threading.Thread(target=asyncio.run, args=(call(),), daemon=True)
         calling.start()
         shown.wait_for(r"3 processes, \d+ conn", rf"{target} +active +1 +\d+ ", "CONNECTION TO")
+        seen_active.set()
         shown.wait_for(rf"{target} +idle +0 +\d+ ")
+        seen_idle.set()
         calling.join()
         shown.wait_for(r"3 processes, no connections")
         assert not any(target in each for each in shown.lines())

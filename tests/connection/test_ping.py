@@ -23,14 +23,9 @@ from xoscar_idle.telemetry.snapshot import Unobservable
 
 from ..support.hosting import pools, worker
 from ..support.processes import run
+from ..support.waiting import BOUND, bounded
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("error")]
-
-BOUND = 20.0  # seconds; what has not happened by then never will
-
-
-async def bounded(awaitable: Any) -> Any:
-    return await asyncio.wait_for(awaitable, BOUND)
 
 
 @pytest.fixture

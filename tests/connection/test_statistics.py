@@ -113,11 +113,12 @@ def established() -> set[int]:
 
 
 def test_agrees_with_the_kernel(active: None) -> None:
-    xoscar_idle.install(idle_timeout=1)
+    xoscar_idle.install(idle_timeout=600)
 
     async def main() -> None:
         before, start = established(), statistics.statistics()
-        busy = asyncio.ensure_future((await worker(hosted.addresses[0])).sleep(2))
+        actor = await worker(hosted.addresses[0])
+        busy = asyncio.ensure_future(actor.hold())
         for address in hosted.addresses[1:]:
             await (await worker(address)).echo(1)
         now, records = statistics.statistics(), statistics.connections()
@@ -128,8 +129,10 @@ def test_agrees_with_the_kernel(active: None) -> None:
         assert (used.route, used.in_flight, used.transport) == (hosted.addresses[0], 1, "socket")
         assert used.thread == threading.get_ident()
         assert "1 in use" in repr(used)
+        xoscar_idle.configure(idle_timeout=0.1)
         await eventually_here(lambda: statistics.statistics().open == 1)
         assert len(established() - before) == 1
+        await actor.release()
         await busy
         await eventually_here(lambda: not statistics.connections())
         now = statistics.statistics()

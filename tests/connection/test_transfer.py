@@ -17,7 +17,7 @@ import xoscar_idle
 from xoscar_idle.connection import registry
 
 from ..support.hosting import Worker, pools, worker
-from ..support.waiting import eventually_here
+from ..support.waiting import bounded, eventually_here
 
 pytestmark = pytest.mark.integration
 
@@ -36,8 +36,10 @@ class SlowFile:
 
     def __init__(self, blocks: int) -> None:
         self.left = blocks
+        self.read_from = asyncio.Event()
 
     async def read(self, size: int) -> bytes:
+        self.read_from.set()
         await asyncio.sleep(2 * TIMEOUT)
         self.left -= 1
         return b"x" * size if self.left >= 0 else b""
@@ -64,8 +66,9 @@ async def copy_buffers(actor: Any) -> None:
 
 async def copy_slow_file(actor: Any) -> None:
     target = await actor.file()
-    copy = asyncio.ensure_future(xo.copy_to([SlowFile(4)], [target], block_size=1 << 10))
-    await asyncio.sleep(TIMEOUT)
+    file = SlowFile(4)
+    copy = asyncio.ensure_future(xo.copy_to([file], [target], block_size=1 << 10))
+    await file.read_from.wait()
     used = [c for c in open_connections() if c.refs]
     assert len(used) == 1, "the transfer holds one lease"
     await copy
@@ -144,14 +147,12 @@ def test_over_nixl() -> None:
                 for _ in range(2):
                     ref = await receiver.target(size)
                     assert await sender.send(ref, size) == await receiver.total()
-                assert await reaped(sender)
+                await bounded(reaped(sender))
 
-    async def reaped(sender: Any) -> bool:
-        for _ in range(100):
-            if not any(route.startswith("nixl:") for route in await sender.connections()):
-                return True
+    async def reaped(sender: Any) -> None:
+        # It is the other process's, so there is nothing here to wait for.
+        while any(r.startswith("nixl:") for r in await sender.connections()):  # noqa: ASYNC110
             await asyncio.sleep(0.1)
-        return False
 
     asyncio.run(main())
 

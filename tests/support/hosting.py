@@ -23,6 +23,7 @@ class Worker(xo.StatelessActor):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self._echoed = 0
+        self._releases = asyncio.Semaphore(0)
         self._buffers: dict[str, Any] = {}
 
     async def echo(self, value: Any) -> Any:
@@ -35,6 +36,14 @@ class Worker(xo.StatelessActor):  # type: ignore[misc]
     async def sleep(self, seconds: float, value: Any = None) -> Any:
         await asyncio.sleep(seconds)
         return value
+
+    async def hold(self, value: Any = None) -> Any:
+        """In flight until a :meth:`release`, before or after."""
+        await self._releases.acquire()
+        return value
+
+    def release(self) -> None:
+        self._releases.release()
 
     async def visit(self, addresses: list[str], value: Any = None) -> list[Any]:
         """Ask the worker at each address, from here."""
@@ -50,6 +59,17 @@ class Worker(xo.StatelessActor):  # type: ignore[misc]
         import xoscar_idle
 
         return xoscar_idle.is_active()
+
+    def opened(self) -> int:
+        """How many connections its process has opened."""
+        import xoscar_idle
+
+        return xoscar_idle.statistics().opened
+
+    def configure(self, **settings: Any) -> None:
+        import xoscar_idle
+
+        xoscar_idle.configure(**settings)
 
     def pid(self) -> int:
         return os.getpid()
@@ -67,7 +87,8 @@ class Worker(xo.StatelessActor):  # type: ignore[misc]
 
     def content(self, name: str = "") -> bytes:
         """What is in a buffer, which is then let go."""
-        return self._buffers.pop(name).tobytes()
+        content: bytes = self._buffers.pop(name).tobytes()
+        return content
 
     def written(self) -> int:
         return len(self._bytes.getvalue())

@@ -9,15 +9,13 @@ import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
 import threading
-import time
 from collections import Counter
 
 import psutil
 import uvloop
 from xoscar.backends.core import ActorCaller
 
-BOUND = 10.0
-"""Seconds in which what is being closed has to be gone."""
+from .waiting import eventually
 
 # What a process has once and for all, from the first time that it is needed.
 uvloop.new_event_loop().close()  # a pipe for signals
@@ -50,11 +48,15 @@ def state() -> dict[str, Counter[str]]:
 
 def left_since(before: dict[str, Counter[str]]) -> dict[str, list[str]]:
     """What there is more than ``before``, as soon as it is nothing, or after the bound."""
-    end = time.monotonic() + BOUND
-    while True:
+    left: dict[str, list[str]] = {}
+
+    def nothing() -> bool:
         now = state()
-        left = {what: sorted((now[what] - before[what]).elements()) for what in now}
-        left = {what: each for what, each in left.items() if each}
-        if not left or time.monotonic() > end:
-            return left
-        time.sleep(0.05)
+        more = {what: sorted((now[what] - before[what]).elements()) for what in now}
+        left.clear()
+        left.update({what: each for what, each in more.items() if each})
+        return not left
+
+    with contextlib.suppress(AssertionError):
+        eventually(nothing)
+    return left

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 BOUND = 60.0
@@ -35,6 +35,11 @@ async def eventually_here(condition: Callable[[], T]) -> T:
             return found
         await asyncio.sleep(pause)
     raise AssertionError(f"not within {BOUND:g} s")
+
+
+async def bounded(awaitable: Awaitable[T]) -> T:
+    """Its result, within the bound."""
+    return await asyncio.wait_for(awaitable, BOUND)
 
 
 def _pauses() -> Iterator[float]:

@@ -80,7 +80,7 @@ def test_a_program_shows_its_connections(library: str, library_first: bool) -> N
         assert value(called, "xoscar_connects_failed_total") == 1
         assert value(called, "xoscar_connect_seconds_count") == 4
         assert value(called, "xoscar_connect_seconds_bucket", le="+Inf") == 4
-        assert 0 < value(called, "xoscar_connect_seconds_sum") < 10
+        assert value(called, "xoscar_connect_seconds_sum") > 0
 
         program.tell("sleep", hosted.addresses[0])
         eventually(lambda: value(program.scrape(), "xoscar_requests_in_flight") == 1)

@@ -20,7 +20,7 @@ from xoscar_idle.connection import accepted, registry, transports
 
 from ..support.hosting import Worker, pools, sockets, worker
 from ..support.memory import message
-from ..support.waiting import BOUND, eventually_here
+from ..support.waiting import BOUND, bounded, eventually_here
 from .scenarios import deaf_endpoint
 
 pytestmark = pytest.mark.integration
@@ -30,10 +30,6 @@ pytestmark = pytest.mark.integration
 def uninstalled() -> Iterator[None]:
     yield
     xoscar_idle.uninstall()
-
-
-async def bounded(awaitable: Any) -> Any:
-    return await asyncio.wait_for(awaitable, BOUND)
 
 
 def test_stopped_sub_pool_under_a_deadline() -> None:
@@ -63,11 +59,12 @@ def test_stopped_sub_pool_under_a_deadline() -> None:
 
 
 def test_stopped_pool_under_probes() -> None:
-    xoscar_idle.install(idle_timeout=30, probe_interval=0.4, probe_timeout=0.5)
+    xoscar_idle.install(idle_timeout=30, probe_interval=0.4, probe_timeout=BOUND)
 
     async def main() -> None:
         actor = await worker(hosted.addresses[0])
         assert await bounded(actor.sleep(2.0, "busy is not dead")) == "busy is not dead"
+        xoscar_idle.configure(probe_timeout=0.5)
         os.kill(hosted.pid, signal.SIGSTOP)
         try:
             for payload in (b"small", b"x" * (64 << 20)):
@@ -75,6 +72,7 @@ def test_stopped_pool_under_probes() -> None:
                     await bounded(actor.echo(payload))
         finally:
             os.kill(hosted.pid, signal.SIGCONT)
+        xoscar_idle.configure(probe_timeout=BOUND)
         assert await bounded(actor.echo(2)) == 2
 
     with pools() as hosted:
@@ -121,7 +119,7 @@ def test_connect_that_never_completes() -> None:
         with deaf_endpoint() as deaf, pytest.raises(ConnectionError, match=f"{deaf} took 0.5"):
             await bounded(worker(deaf))
         with pytest.raises(ConnectionError):
-            await bounded(xoscar_idle.ping("127.0.0.1:1", 2))
+            await bounded(xoscar_idle.ping("127.0.0.1:1", BOUND))
 
     asyncio.run(main())
 
@@ -173,8 +171,7 @@ def test_keepalive_follows_the_idle_timeout_on_both_sides() -> None:
             await owner.call(Router([], None), pool.external_address, message("main_pool_address"))
             assert both() == [(1, 9, 3)] * 2
             xoscar_idle.configure(idle_timeout=60)
-            await asyncio.sleep(0.1)
-            assert both() == [(1, 20, 7)] * 2
+            await eventually_here(lambda: both() == [(1, 20, 7)] * 2)
             await owner.stop()
 
     asyncio.run(main())
@@ -185,12 +182,20 @@ def test_accepted_connection_that_stays_idle_is_closed() -> None:
 
     async def main() -> None:
         before = sockets(hosted.pid)
-        reader, writer = await asyncio.open_connection(*hosted.addresses[0].split(":"))
         actor = await worker(hosted.addresses[0])
-        assert await actor.sleep(1.5, "in process") == "in process"
-        assert await asyncio.wait_for(reader.read(), BOUND) == b"", "closed by the server"
+        call = asyncio.ensure_future(actor.hold("in process"))
+        await eventually_here(lambda: xoscar_idle.statistics().requests_in_flight)
+        opened = xoscar_idle.statistics().opened
+        # One that is opened later is closed, so the time of the other one has passed, too.
+        reader, writer = await asyncio.open_connection(*hosted.addresses[0].split(":"))
+        assert await bounded(reader.read()) == b"", "closed by the server"
         writer.close()
+        assert not call.done()
+        await actor.release()
+        assert await bounded(call) == "in process"
+        assert xoscar_idle.statistics().opened == opened
         await eventually_here(lambda: sockets(hosted.pid) == before)
+        await eventually_here(lambda: not xoscar_idle.connections())  # known here, too
         assert await actor.echo("again") == "again"
 
     with pools(XOSCAR_IDLE_TIMEOUT="0.2", XOSCAR_SERVER_IDLE_TIMEOUT="0.5") as hosted:
