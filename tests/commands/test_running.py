@@ -17,6 +17,7 @@ from xoscar_idle import config
 from xoscar_idle.commands.running import verdict
 from xoscar_idle.telemetry.snapshot import Snapshot
 
+from ..support.endpoints import refusing
 from ..support.environment import environment
 from ..support.hosting import pools
 from ..support.processes import line, run, started
@@ -115,12 +116,13 @@ def test_one_that_does_not_answer_is_not_known(sockets: str) -> None:
 
 
 def test_what_is_not_there() -> None:
-    done = examine("2147483647", "127.0.0.1:1")
+    with refusing() as refused:
+        done = examine("2147483647", refused)
     assert done.returncode == 1
     assert done.stdout == ""
     first, second = done.stderr.splitlines()
     assert first == "xoscar-idle: there is no process 2147483647"
-    assert second.startswith("xoscar-idle: no pool answers at 127.0.0.1:1: ")
+    assert second.startswith(f"xoscar-idle: no pool answers at {refused}: ")
     told = json.loads(examine("--json", "2147483647").stdout)
     assert (told["status"], told["processes"]) == (1, [])
     assert told["complaints"] == ["there is no process 2147483647"]

@@ -30,6 +30,7 @@ from xoscar_idle.commands import tables, top
 from xoscar_idle.telemetry.snapshot import Snapshot
 
 from ..support import processes
+from ..support.endpoints import refusing
 from ..support.hosting import Pools, pools, worker
 from ..support.waiting import BOUND, eventually
 
@@ -465,11 +466,11 @@ def gone() -> str:
 
 @pytest.mark.parametrize("command", [["top"], ["top", "--once"], ["stats"], ["stats", "--json"]])
 def test_what_cannot_be_looked_at(command: list[str]) -> None:
-    with listener(answers=True) as server, listener(answers=False) as mute:
+    with listener(answers=True) as server, listener(answers=False) as mute, refusing() as refused:
         expected = {
             gone(): "there is no process ",
             "2147483647": "there is no process ",
-            "127.0.0.1:1": "no pool answers at 127.0.0.1:1: ",
+            refused: f"no pool answers at {refused}: ",
             "nowhere.invalid:9": "no pool answers at nowhere.invalid:9: ",
             "unixsocket:///x": "no pool answers at unixsocket:///x: ",
             server: f"no pool answers at {server}: ",

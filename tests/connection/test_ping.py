@@ -21,6 +21,7 @@ from xoscar_idle.connection import authentication, deadlines, routing
 from xoscar_idle.telemetry.pool_query import ask
 from xoscar_idle.telemetry.snapshot import Unobservable
 
+from ..support.endpoints import refusing
 from ..support.hosting import pools, worker
 from ..support.processes import run
 from ..support.waiting import BOUND, bounded
@@ -163,16 +164,16 @@ def test_where_nobody_is(address: str) -> None:
 
 
 def test_a_time_in_words_is_one_too() -> None:
-    with pytest.raises(ConnectionError):
-        asyncio.run(bounded(xoscar_idle.ping("127.0.0.1:1", "5")))  # type: ignore[arg-type]
+    with refusing() as address, pytest.raises(ConnectionError):
+        asyncio.run(bounded(xoscar_idle.ping(address, "60")))  # type: ignore[arg-type]
 
 
 def test_the_deadline_of_the_caller_stays_its_own() -> None:
     async def main() -> None:
         with xoscar_idle.deadline(5):
             before = deadlines._scope.get()
-            with pytest.raises(ConnectionError):
-                await bounded(xoscar_idle.ping("127.0.0.1:1"))
+            with refusing() as address, pytest.raises(ConnectionError):
+                await bounded(xoscar_idle.ping(address, BOUND))
             assert before is not None
             assert deadlines._scope.get() is before
 

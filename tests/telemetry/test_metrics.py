@@ -9,7 +9,6 @@ import os
 import re
 import resource
 import shutil
-import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from xoscar_idle.connection import counters, routing, statistics
 from xoscar_idle.telemetry import metrics
 
 from ..support import processes
+from ..support.endpoints import refusing
 from ..support.environment import environment
 from ..support.hosting import pools, worker
 from ..support.serving import Series, serving
@@ -53,12 +53,6 @@ def connections(series: Series) -> dict[str, float]:
     }
 
 
-def unused_address() -> str:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{sock.getsockname()[1]}"
-
-
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("library_first", [True, False], ids=["before xoscar", "after xoscar"])
 def test_a_program_shows_its_connections(library: str, library_first: bool) -> None:
@@ -73,7 +67,8 @@ def test_a_program_shows_its_connections(library: str, library_first: bool) -> N
         assert value(start, "xoscar_idle_active") == 1
 
         program.tell("call", *hosted.addresses)
-        program.tell("fail", unused_address())
+        with refusing() as refused:
+            program.tell("fail", refused)
         called = program.scrape()
         assert connections(called) == {"idle": 3}
         assert value(called, "xoscar_connections_opened_total") == 3
@@ -212,7 +207,7 @@ def test_a_connect_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
         await asyncio.sleep(1000)
 
     async def main() -> None:
-        connecting = asyncio.ensure_future(worker(unused_address()))
+        connecting = asyncio.ensure_future(worker("127.0.0.1:5"))
         await asyncio.sleep(0.05)
         assert connections(collected()) == {"connecting": 1}
         connecting.cancel()

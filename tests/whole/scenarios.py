@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import gc
 import os
-import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -25,6 +24,7 @@ from xoscar.backends.message import ControlMessage, ControlMessageType, ResultMe
 from xoscar.backends.router import Router
 from xoscar.errors import ServerClosed
 
+from ..support.endpoints import deaf
 from ..support.hosting import pools, sockets, worker
 
 # Seconds; what has not happened by then never will. Stock xoscar is known to fail.
@@ -61,25 +61,13 @@ async def peer(handler: Any) -> AsyncIterator[str]:
         await server.stop()
 
 
-@contextlib.contextmanager
-def deaf_endpoint() -> Any:
-    """An address where connects are neither accepted nor refused."""
-    with contextlib.ExitStack() as stack:
-        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(4):  # fill the queue that nobody accepts from
-            client = stack.enter_context(socket.socket())
-            client.setblocking(False)
-            client.connect_ex(server.getsockname())
-        yield f"127.0.0.1:{server.getsockname()[1]}"
-
-
 def dead_endpoint() -> None:
     """A call on an open connection waits for no other address's connect."""
 
-    async def main(address: str, deaf: str) -> None:
+    async def main(address: str, dead: str) -> None:
         healthy = await worker(address)
         assert await healthy.echo(1) == 1
-        dials = [asyncio.ensure_future(worker(deaf)) for _ in range(3)]
+        dials = [asyncio.ensure_future(worker(dead)) for _ in range(3)]
         await asyncio.sleep(0.1)
         call = asyncio.ensure_future(healthy.echo(2))
         done, _ = await asyncio.wait(
@@ -89,8 +77,8 @@ def dead_endpoint() -> None:
         for dial in dials:
             dial.cancel()
 
-    with pools() as hosted, deaf_endpoint() as deaf:
-        run(main(hosted.addresses[0], deaf))
+    with pools() as hosted, deaf() as address:
+        run(main(hosted.addresses[0], address))
 
 
 def waiters() -> None:

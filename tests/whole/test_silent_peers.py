@@ -18,10 +18,10 @@ from xoscar.errors import ServerClosed
 import xoscar_idle
 from xoscar_idle.connection import accepted, registry, transports
 
+from ..support.endpoints import deaf, refusing
 from ..support.hosting import Worker, pools, sockets, worker
 from ..support.memory import message
 from ..support.waiting import BOUND, bounded, eventually_here
-from .scenarios import deaf_endpoint
 
 pytestmark = pytest.mark.integration
 
@@ -116,10 +116,10 @@ def test_connect_that_never_completes() -> None:
     xoscar_idle.install(idle_timeout=30, connect_timeout=0.5)
 
     async def main() -> None:
-        with deaf_endpoint() as deaf, pytest.raises(ConnectionError, match=f"{deaf} took 0.5"):
-            await bounded(worker(deaf))
-        with pytest.raises(ConnectionError):
-            await bounded(xoscar_idle.ping("127.0.0.1:1", BOUND))
+        with deaf() as address, pytest.raises(ConnectionError, match=f"{address} took 0.5"):
+            await bounded(worker(address))
+        with refusing() as address, pytest.raises(ConnectionError):
+            await bounded(xoscar_idle.ping(address, BOUND))
 
     asyncio.run(main())
 
