@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import os
 import sys
@@ -15,7 +16,7 @@ from xoscar.backends.pool import AbstractActorPool
 from xoscar.backends.router import Router
 
 import xoscar_idle
-from xoscar_idle import activation, config, patching
+from xoscar_idle import activation, config
 
 from .support.environment import environment
 from .support.processes import run
@@ -74,7 +75,7 @@ def test_bad_argument_changes_nothing(changes: dict[str, Any]) -> None:
 def test_unknown_version_is_left_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(patching.importlib.metadata, "version", lambda _: "0.13.0")
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "0.13.0")
     with pytest.raises(xoscar_idle.UnsupportedXoscar, match=r"0\.13\.0.*<0\.13,>=0\.11"):
         xoscar_idle.install()
     monkeypatch.setenv(VARIABLE, "30")
@@ -87,7 +88,7 @@ def test_unknown_version_is_left_alone(
 
 @pytest.mark.parametrize("version", ["0.11.0", "0.12.2", "0.12.2+3.g1234567.dirty", "0.12.3rc1"])
 def test_known_versions(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-    monkeypatch.setattr(patching.importlib.metadata, "version", lambda _: version)
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: version)
     xoscar_idle.install()
 
 

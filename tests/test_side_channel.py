@@ -292,7 +292,7 @@ def test_one_who_does_not_read_delays_others_but_not_for_ever(
 ) -> None:
     monkeypatch.setattr(side_channel, "TIMEOUT", 0.3)
     long = json.dumps({"pid": 1, "command": "x" * 10_000_000})
-    monkeypatch.setattr(snapshot.Snapshot, "to_json", lambda _: long)
+    monkeypatch.setattr(Snapshot, "to_json", lambda _: long)
     side_channel.start()
     try:
         with socket.socket(socket.AF_UNIX) as sock:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from xoscar_idle import config
+from xoscar_idle import gate
 from xoscar_idle.commands.running import verdict
 from xoscar_idle.telemetry.snapshot import Snapshot
 
@@ -130,5 +130,5 @@ def test_what_is_not_there() -> None:
 
 def test_one_that_says_itself_why_it_is_not() -> None:
     why = "xoscar-idle is not active in it: this xoscar is not supported"
-    seen = verdict(Snapshot(7, "python", note=why), {config.IDLE_TIMEOUT: "5"})
+    seen = verdict(Snapshot(7, "python", note=why), {gate.IDLE_TIMEOUT: "5"})
     assert (seen.active, seen.asked_for, seen.text) == (False, True, why)

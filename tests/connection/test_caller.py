@@ -420,7 +420,7 @@ def test_lease_of_a_connection_by_type(in_virtual_time: Run) -> None:
             await asyncio.sleep(100)
             assert not connection.closed
         with pytest.raises(ValueError, match="not supported for a:1"):
-            await caller.get_client_via_type(network, "a:1", int)  # type: ignore[type-var]
+            await caller.get_client_via_type(network, "a:1", int)  # type: ignore[arg-type]
 
     in_virtual_time(test)
 

@@ -145,7 +145,7 @@ def test_what_outlives_the_block_is_without_its_deadline(in_virtual_time: Run) -
 
 def test_call_timeout_is_not_for_methods_that_are_excepted(in_virtual_time: Run) -> None:
     async def test(caller: ActorCaller, network: Network) -> None:
-        config.use(config.Settings(call_timeout=5, call_timeout_except="launch_*, load"))
+        config.use(config.Settings(call_timeout=5, call_timeout_except=("launch_*", "load")))
         for method in ("launch_builtin_model", "load"):
             reply = await caller.call(network, "a:1", sent := send(method), wait=False)
             await asyncio.sleep(100)
@@ -266,14 +266,14 @@ class Answering:
         async def client(*args: Any, **kw: Any) -> Any:
             connection = await create(*args, **kw)
 
-            async def answer(asked: Any) -> None:
-                connection.sent.append(asked)
-                if is_probe(asked):
+            async def answer(message: Any) -> None:
+                connection.sent.append(message)
+                if is_probe(message):
                     self.probes += 1
                     if self.alive:
-                        connection.reply(asked, "a:1")
+                        connection.reply(message, "a:1")
 
-            connection.send = answer
+            connection.send = answer  # type: ignore[method-assign]
             return connection
 
         network._create_client = client  # type: ignore[method-assign]

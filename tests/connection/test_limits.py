@@ -370,7 +370,7 @@ class TestAge:
         async def test(caller: ActorCaller, network: Network) -> None:
             for i in range(100):
                 await caller.call(network, f"{i}:1", message(), wait=False)
-            retired = {}
+            retired: dict[str, float] = {}
             while caller._clients:
                 for client in caller._all.values():
                     if client.state.value == "retired":

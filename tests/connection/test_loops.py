@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import CoroutineType
 from typing import Any
 
 import pytest
@@ -166,7 +167,9 @@ def test_an_owner_is_collected_while_its_loop_stands_still(
         if not connecting:
             await owner.call(Router([], None), address, message(1))
             return None
-        call = asyncio.ensure_future(owner.call(Router([], None), address, message(1)))
+        call: asyncio.Future[Any] = asyncio.ensure_future(
+            owner.call(Router([], None), address, message(1))
+        )
         while not registry.here(owner)._connects.all:  # noqa: ASYNC110
             await asyncio.sleep(0)
         return call
@@ -226,7 +229,7 @@ def factories() -> list[Any]:
     """Factories of tasks that are not the loop's own."""
 
     def refuses_ours(
-        loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **options: Any
+        loop: asyncio.AbstractEventLoop, work: CoroutineType[Any, Any, Any], **options: Any
     ) -> asyncio.Task[Any]:
         # One of ours may be an eager one, by whatever name.
         assert "xoscar_idle" not in work.cr_code.co_filename, work

@@ -817,7 +817,7 @@ CONNECTING = pytest.mark.parametrize("turns", range(10))
 @CONNECTING
 def test_stop_at_any_moment_of_a_connect_leaves_nothing(turns: int) -> None:
     with sequence() as state:
-        call = state.call(0, "a:1", True, None, turns)
+        call: Any = state.call(0, "a:1", True, None, turns)
         if turns:  # else it comes after the stop
             state.leave(0, "stop", 0)
             (stopping,) = state.others
@@ -841,7 +841,7 @@ def test_loop_closed_at_any_moment_of_a_connect_leaves_nothing(turns: int) -> No
 @pytest.mark.parametrize("within", [None, 5])
 def test_cancellation_at_any_moment_of_a_call(turns: int, within: float | None) -> None:
     with sequence() as state:
-        call = state.call(0, "a:1", True, within, turns)
+        call: Any = state.call(0, "a:1", True, within, turns)
         state.cancel(call, REST)
         assert call.outcome() is asyncio.CancelledError
 

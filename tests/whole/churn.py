@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import uvloop
@@ -138,6 +139,10 @@ def churn(loop: str, threads: int, more: Callable[[], bool], reconfigure: bool =
     return Outcome(next(running.loops), next(running.calls), errors)
 
 
+def _before(end: float) -> bool:
+    return time.monotonic() < end
+
+
 def main(seconds: float, loops: list[str]) -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -145,7 +150,7 @@ def main(seconds: float, loops: list[str]) -> int:
     for threads, reconfigure in ((200, False), (6, True)):
         for loop in loops:
             end = time.monotonic() + seconds
-            outcome = churn(loop, threads, lambda end=end: time.monotonic() < end, reconfigure)
+            outcome = churn(loop, threads, partial(_before, end), reconfigure)
             print(
                 f"{threads} threads on {loop}{', settings that change' if reconfigure else ''}: "
                 f"{outcome.loops} loops, {outcome.calls} calls, {len(outcome.errors)} errors",

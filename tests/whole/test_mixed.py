@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import xoscar as xo
@@ -54,7 +55,7 @@ def test_stock_client_and_our_servers() -> None:
 def test_with_an_authentication_key() -> None:
     """Read by xoscar when it is imported, so the client is a process of its own, too."""
     xoscar_idle.install(idle_timeout=0.3)
-    environment = {"XOSCAR_AUTH_KEY": SECRET, "XOSCAR_IDLE_TIMEOUT": "0.3"}
+    environment: dict[str, Any] = {"XOSCAR_AUTH_KEY": SECRET, "XOSCAR_IDLE_TIMEOUT": "0.3"}
     with pools(2, **environment) as others, pools(1, 1, **environment) as hosted:
         context = multiprocessing.get_context("spawn")
         os.environ["XOSCAR_AUTH_KEY"] = SECRET
@@ -95,9 +96,8 @@ def test_children(method: str) -> None:
         opened = sockets() - before
         assert opened == len(hosted.addresses)
         os.environ["XOSCAR_IDLE_TIMEOUT"] = "0.2"
-        child = multiprocessing.get_context(method).Process(
-            target=_configured_child, args=(hosted.addresses,)
-        )
+        context: Any = multiprocessing.get_context(method)
+        child = context.Process(target=_configured_child, args=(hosted.addresses,))
         child.start()
         await asyncio.to_thread(child.join, 60)
         assert child.exitcode == 0

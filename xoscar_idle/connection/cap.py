@@ -22,7 +22,9 @@ class Connection(Protocol):
 class Member(Protocol):
     """What is used of :class:`~xoscar_idle.connection.caller.ActorCaller`."""
 
-    loop: asyncio.AbstractEventLoop
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Whose thread closes its connections."""
 
     def idlest(self) -> tuple[float, Connection] | None:
         """The least recently used idle connection, and since when it is idle."""
