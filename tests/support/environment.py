@@ -30,7 +30,7 @@ def isolate() -> None:
             del os.environ[name]
         own = Path(tempfile.mkdtemp(prefix="xoscar-idle-"))
         atexit.register(_remove, own, os.getpid())
-    elif worker is not None and Path(given).name != worker:
+    elif worker and Path(given).name != worker:
         own = Path(given) / worker
         own.mkdir()
     else:
