@@ -117,7 +117,7 @@ def theirs():
 def run(first, second):
     threads = [threading.Thread(target=each, name=each.__name__) for each in (first, second)]
     threads[0].start()
-    has_begun.wait(20)
+    has_begun.wait(60)
     threads[1].start()
     if WAITS[2] > 1:
         threads[1].join(0.2)  # it may have to wait for the first
@@ -129,11 +129,11 @@ def run(first, second):
     rest = f"\nassert 'xoscar_idle.{module}' in sys.modules\n{ACTIVE}"
     programs = [
         # Ours is half imported when xoscar is, by the other thread.
-        f'{program}WAITS = "ours", "xoscar_idle.config", 20\nrun(ours, theirs){rest}',
-        f'{program}WAITS = "ours", "xoscar", 20\nrun(ours, theirs){rest}',
+        f'{program}WAITS = "ours", "xoscar_idle.config", 60\nrun(ours, theirs){rest}',
+        f'{program}WAITS = "ours", "xoscar", 60\nrun(ours, theirs){rest}',
         # Activation is under way, within the import of xoscar, when ours begins to be imported.
-        f'{program}WAITS = "theirs", "xoscar_idle.activation", 20\nrun(theirs, ours){rest}',
-        f'{program}WAITS = "theirs", "xoscar_idle.telemetry.pool_query", 20\n'
+        f'{program}WAITS = "theirs", "xoscar_idle.activation", 60\nrun(theirs, ours){rest}',
+        f'{program}WAITS = "theirs", "xoscar_idle.telemetry.pool_query", 60\n'
         f"run(theirs, ours){rest}",
     ]
     assert outputs(programs) == ["True\n"] * 4
@@ -147,7 +147,7 @@ class Pauses:
     def find_spec(self, name, path, target=None):
         if threading.current_thread().name == PAUSES_IN and name == PAUSES_AT:
             has_begun.set()
-            may_go_on.wait(20)
+            may_go_on.wait(60)
 
 has_begun, may_go_on, errors = threading.Event(), threading.Event(), []
 
@@ -160,7 +160,7 @@ def run(first, second):
     sys.meta_path.insert(0, Pauses())
     threads = [threading.Thread(target=guarded, args=(w,), name=w) for w in (first, second)]
     threads[0].start()
-    has_begun.wait(20)
+    has_begun.wait(60)
     threads[1].start()
     threads[1].join(0.2)  # it may have to wait for the first
     may_go_on.set()

@@ -44,7 +44,8 @@ def examine(*arguments: str) -> subprocess.CompletedProcess[str]:
 def program(text: str, **variables: str) -> Iterator[str]:
     """A process that has run ``text``; its PID."""
     text = f"import sys\n{text}\nprint('ready', flush=True); sys.stdin.read()"
-    with started(sys.executable, "-c", text, env=environment(**variables)) as process:
+    command = (sys.executable, "-c", text)
+    with started(*command, env=environment(**variables), orderly=True) as process:
         assert line(process) == "ready"
         yield f"{process.pid}"
 

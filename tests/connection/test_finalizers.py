@@ -11,12 +11,14 @@ import pytest
 from xoscar_idle.connection import counters, statistics
 from xoscar_idle.connection.cap import Cap
 
+from ..support.waiting import BOUND
+
 
 def ends(function: Callable[[], object]) -> bool:
     """Whether it does not wait for itself for ever."""
     thread = threading.Thread(target=function, daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(BOUND)
     return not thread.is_alive()
 
 

@@ -29,7 +29,7 @@ async def main(address):
         os._exit(0)
     await asyncio.to_thread(os.waitpid, pid, 0)
     for i in range(3):
-        reply = await asyncio.wait_for(owner.call(router, address, message(i)), 10)
+        reply = await asyncio.wait_for(owner.call(router, address, message(i)), 60)
         assert reply.result == i
     assert mine.connections() == before, "another connection"
     await owner.stop()
@@ -168,7 +168,7 @@ xoscar_idle.install(idle_timeout=30)
 owner, router, loop = ActorCaller(), Router([], None), asyncio.new_event_loop()
 
 async def call(n):
-    return (await asyncio.wait_for(owner.call(router, sys.argv[1], message(n)), 10)).result
+    return (await asyncio.wait_for(owner.call(router, sys.argv[1], message(n)), 60)).result
 
 async def stop():
     await owner.stop()

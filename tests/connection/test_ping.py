@@ -170,7 +170,7 @@ def test_a_time_in_words_is_one_too() -> None:
 
 def test_the_deadline_of_the_caller_stays_its_own() -> None:
     async def main() -> None:
-        with xoscar_idle.deadline(5):
+        with xoscar_idle.deadline(BOUND):
             before = deadlines._scope.get()
             with refusing() as address, pytest.raises(ConnectionError):
                 await bounded(xoscar_idle.ping(address, BOUND))

@@ -78,7 +78,7 @@ async def test_draining_ends_with_uninstall() -> None:
         (client,) = owner._thread_local.actor_caller._clients
         running = asyncio.all_tasks()
         for _ in range(5):
-            xoscar_idle.install(idle_timeout=0.05)
+            xoscar_idle.install(idle_timeout=300)
             await asyncio.sleep(0)
             xoscar_idle.uninstall()
         while preexisting._draining:  # noqa: ASYNC110

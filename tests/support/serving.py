@@ -16,6 +16,7 @@ from typing import Any
 
 from .environment import environment
 from .processes import line, started, tell
+from .waiting import BOUND
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -38,7 +39,7 @@ class Program:
 
     def text(self) -> str:
         """What a scrape sees."""
-        with urllib.request.urlopen(self._url, timeout=10) as response:
+        with urllib.request.urlopen(self._url, timeout=BOUND) as response:
             content: bytes = response.read()
         return content.decode()
 

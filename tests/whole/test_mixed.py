@@ -87,7 +87,7 @@ def _child(addresses: list[str]) -> None:
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_children(method: str) -> None:
     """Of every kind, started while the parent has connections, which it keeps."""
-    xoscar_idle.install(idle_timeout=5)
+    xoscar_idle.install(idle_timeout=600)
 
     async def main() -> None:
         before = sockets()
