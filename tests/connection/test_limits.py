@@ -421,7 +421,7 @@ def test_constant_load_with_an_age(active: None) -> None:
             opened.append(args[0].route)
             real(*args)
 
-        mine._connects._connected = counted  # type: ignore[method-assign]
+        mine._connects._connected = counted  # type: ignore[method-assign, assignment]
         await asyncio.gather(*(load(625) for _ in range(16)))
         await owner.stop()
 

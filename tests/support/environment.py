@@ -8,6 +8,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from xoscar_idle.config import unset_everywhere
+
 RUN = "TESTS_OF_XOSCAR_IDLE"
 """The variable that names the directory of this run; it tells children that there is one."""
 
@@ -47,7 +49,4 @@ def _remove(directory: Path, owner: int) -> None:
 
 def environment(**settings: str) -> dict[str, str]:
     """The environment for a process with these settings of xoscar and of ours, and no other."""
-    inherited = {
-        name: value for name, value in os.environ.items() if not name.startswith("XOSCAR_")
-    }
-    return inherited | {"XOSCAR_DIR": os.environ[RUN]} | settings
+    return unset_everywhere(os.environ) | {"XOSCAR_DIR": os.environ[RUN]} | settings
