@@ -1,6 +1,6 @@
 """The supported combinations, for ``make compat``.
 
-A Python that is not there is skipped; those of pyenv are found.
+A Python that is not there is skipped; those on the path are found, and those of pyenv.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ TESTS = [
 ]
 
 nox.options.error_on_missing_interpreters = False
-nox.options.default_venv_backend = "venv"
 
 pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
 os.environ["PATH"] = os.pathsep.join(
