@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 KEY := $(shell $(PYTHON) -c 'import os, sys, zlib; \
 	print(zlib.crc32(repr((os.getcwd(), sys.base_prefix, sys.version)).encode()))')
 READY := .venv/.ready-$(KEY)
-NIXL := .venv/.nixl-$(KEY)
+TRANSPORTS := .venv-transports/.ready-$(KEY)
 BENCH := .venv/.bench-$(KEY)
 OLDEST := .venv-oldest/.ready-$(KEY)
 
@@ -22,20 +22,23 @@ OLDEST_TESTS := tests/test_activation.py \
 AS_NOBODY := tests/commands/test_top.py::test_a_foreign_users_process
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench compat coverage fuzz chaos churn mutants format clean
+.PHONY: help demo test test-transports bench compat coverage fuzz chaos churn mutants format clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 17
 
 demo: $(READY) ## show idle connections being closed and reopened
 	@$(BIN)/xoscar-idle demo
 
-test: $(READY) $(NIXL) $(OLDEST) ## check style and types, and run the tests (PYTEST_ARGS="-k name")
+test: $(READY) $(OLDEST) ## check style and types, and run the tests (PYTEST_ARGS="-k name")
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy --strict
 	.venv-oldest/bin/python -m pytest -q $(OLDEST_TESTS)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-transports: $(TRANSPORTS) ## run the tests of copies over UCX and NIXL, on Linux
+	.venv-transports/bin/python -m pytest $(PYTEST_ARGS) tests/transports
 
 bench: $(READY) $(BENCH) ## run all benchmarks, nine minutes or so, and write benchmarks/results
 	@$(BIN)/python -m benchmarks
@@ -43,7 +46,7 @@ bench: $(READY) $(BENCH) ## run all benchmarks, nine minutes or so, and write be
 compat: $(READY) ## run the tests on every Python that is there and every supported xoscar
 	@$(BIN)/nox
 
-coverage: $(READY) $(NIXL) ## run the tests and list the lines and branches that they do not reach
+coverage: $(READY) ## run the tests and list the lines and branches that they do not reach
 	$(BIN)/coverage erase
 	-$(BIN)/coverage run -m pytest --deselect $(AS_NOBODY) $(PYTEST_ARGS)
 	$(BIN)/coverage combine --quiet
@@ -66,7 +69,7 @@ format: $(READY) ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix
 
 clean: ## remove everything that was made
-	rm -rf .venv .venv-oldest .nox build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest .venv-transports .nox build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): setup.cfg setup.py pyproject.toml xoscar_idle.pth
@@ -89,10 +92,11 @@ $(BENCH): benchmarks/requirements.txt $(READY)
 	@$(PIP) install --requirement benchmarks/requirements.txt
 	@touch $@
 
-# NIXL is for Linux only. Without it its tests are skipped, which CI must not do.
-$(NIXL): requirements-nixl.txt $(READY)
-ifeq ($(shell uname -s),Linux)
-	@echo "Adding NIXL to .venv"
-	@if $(PIP) install --requirement requirements-nixl.txt; then touch $@; \
-	else echo "NIXL could not be installed; without it, its tests are skipped" >&2; test "$$CI" != true; fi
-endif
+# Half a gigabyte, torch above all, that the other tests do without.
+$(TRANSPORTS): requirements-transports.txt $(READY)
+	@echo "Making .venv-transports"
+	@rm -rf .venv-transports
+	@$(PYTHON) -m venv .venv-transports
+	@.venv-transports/bin/python -m pip --disable-pip-version-check --quiet install \
+		--editable '.[test]' --requirement requirements-transports.txt
+	@touch $@

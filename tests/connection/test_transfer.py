@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +15,7 @@ import xoscar_idle
 from xoscar_idle.connection import registry
 
 from ..support.hosting import Worker, pools, worker
-from ..support.waiting import bounded, eventually_here
+from ..support.waiting import eventually_here
 
 pytestmark = pytest.mark.integration
 
@@ -26,7 +24,7 @@ TIMEOUT = 0.2
 
 @pytest.fixture(autouse=True)
 def active() -> Iterator[None]:
-    xoscar_idle.install(idle_timeout=TIMEOUT, idle_timeout_nixl=TIMEOUT)
+    xoscar_idle.install(idle_timeout=TIMEOUT)
     yield
     xoscar_idle.uninstall()
 
@@ -102,57 +100,6 @@ def test_within_a_process() -> None:
         async with pool:
             actor = await xo.create_actor(Worker, uid="worker", address=pool.external_address)
             await copy_twice(actor)
-
-    asyncio.run(main())
-
-
-class Sender(xo.StatelessActor):  # type: ignore[misc]
-    """Copies arrays to where it is told, and says what its process holds open."""
-
-    async def send(self, ref: Any, size: int) -> int:
-        data = np.arange(size, dtype="u1")
-        await xo.copy_to([data], [ref])
-        return int(data.sum())
-
-    def connections(self) -> list[str]:
-        return [c.route for c in open_connections()]
-
-
-class Receiver(xo.StatelessActor):  # type: ignore[misc]
-    def target(self, size: int) -> Any:
-        self._array = np.zeros(size, dtype="u1")
-        return xo.buffer_ref(self.address, self._array)
-
-    def total(self) -> int:
-        return int(self._array.sum())
-
-
-@pytest.mark.nixl
-@pytest.mark.skipif(
-    importlib.util.find_spec("nixl") is None or sys.platform != "linux",
-    reason="needs the packages of requirements-nixl.txt",
-)
-def test_over_nixl() -> None:
-    """First copy, copy on the open connection, copy after it has been reaped."""
-
-    async def main() -> None:
-        pool = await xo.create_actor_pool(
-            "127.0.0.1", n_process=2, external_address_schemes=[None, "nixl", "nixl"]
-        )
-        async with pool:
-            sending, receiving = pool._config.get_external_addresses()[1:]
-            sender = await xo.create_actor(Sender, address=sending)
-            receiver = await xo.create_actor(Receiver, address=receiving)
-            for size in (1 << 10, 1 << 22):
-                for _ in range(2):
-                    ref = await receiver.target(size)
-                    assert await sender.send(ref, size) == await receiver.total()
-                await bounded(reaped(sender))
-
-    async def reaped(sender: Any) -> None:
-        # It is the other process's, so there is nothing here to wait for.
-        while any(r.startswith("nixl:") for r in await sender.connections()):  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
 
     asyncio.run(main())
 
