@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .connection.statistics import ConnectionInfo, Statistics, connections, statistics
     from .patching import UnsupportedXoscar, is_active
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "CallTimeout",
