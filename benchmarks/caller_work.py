@@ -29,7 +29,7 @@ from .memory import BareCaller, Caller, messages
 
 LIMIT = 0.8
 BARE = "bare"
-CALLERS = {BARE: BareCaller, STOCK: Caller, OURS: Caller}
+CALLERS: dict[str, type[BareCaller | Caller]] = {BARE: BareCaller, STOCK: Caller, OURS: Caller}
 Call = Callable[[Any], Coroutine[Any, Any, None]]
 
 
@@ -118,6 +118,15 @@ def _read(profile: str) -> dict[str, int]:
 
 def measure(result: Result, rounds: int, calls: int) -> None:
     """Fill in the part of the report that is about calls in memory."""
+    _measure_times(result, rounds, calls)
+    _measure_held(result)
+    if shutil.which("valgrind") is None:
+        result.notes.append("There is no valgrind here, so instructions were not counted.")
+        return
+    _measure_counted(result)
+
+
+def _measure_times(result: Result, rounds: int, calls: int) -> None:
     columns = ("", "callers at once", BARE, STOCK, OURS, "ratio", "ratio of what exceeds bare")
     table = result.table("Over a connection in memory, nanoseconds per call", *columns)
     kinds = {"call": "`ActorCaller.call`", "send": "the same, shielded as in xoscar's context"}
@@ -148,15 +157,18 @@ def measure(result: Result, rounds: int, calls: int) -> None:
         "*bare* is a future, a table of them and a task that listens, over the same connection: "
         "what exceeds it is the caller's own work, the rest is that of the event loop."
     )
+
+
+def _measure_held(result: Result) -> None:
     columns = ("per call", STOCK, OURS, "ratio")
     table = result.table("What a call holds while it waits for its reply", *columns)
     held = {side: within(side, _held(1000)) for side in (STOCK, OURS)}
     for what in ("bytes", "blocks"):
         stock, ours = held[STOCK][what], held[OURS][what]
         table.rows.append((what, stock, ours, ours / stock))
-    if shutil.which("valgrind") is None:
-        result.notes.append("There is no valgrind here, so instructions were not counted.")
-        return
+
+
+def _measure_counted(result: Result) -> None:
     progress("calls: in memory, counting instructions")
     result.data["counted"] = counted = _counted(1500)
     columns = ("per call", *CALLERS, "ratio", "ratio of what exceeds bare")
