@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import click
@@ -94,13 +95,15 @@ class Side:
         self.times: list[float] = []
         self.connections: dict[str, list[int]] = {"client": [], "server": []}
 
-    def begin(self, method: str, endpoints: int, *arguments: Any) -> None:
+    def prepare(self, endpoints: int, threads: int) -> None:
         client, server = self.processes.values()
-        client.ask("start_threads", THREADS if method == "threads" else 0)
-        addresses = server.ask("open", endpoints)
+        client.ask("start_threads", threads)
+        self._addresses = server.ask("open", endpoints)
         self._before = {name: each.descriptors() for name, each in self.processes.items()}
+
+    def begin(self, method: str, *arguments: Any) -> None:
         self._started = time.monotonic()
-        client.order(method, addresses, *arguments)
+        self.processes["client"].order(method, self._addresses, *arguments)
 
     def sample(self) -> None:
         self.times.append(time.monotonic() - self._started)
@@ -124,7 +127,9 @@ def run(method: str, endpoints: int, *arguments: Any) -> tuple[dict[str, Side], 
     with children(client({}), server, client(idle_closing(TIMEOUT)), server) as four:
         sides = {STOCK: Side(*four[:2]), OURS: Side(*four[2:])}
         for side in sides.values():
-            side.begin(method, endpoints, *arguments)
+            side.prepare(endpoints, THREADS if method == "threads" else 0)
+        for side in sides.values():
+            side.begin(method, *arguments)
         clients = [side.processes["client"] for side in sides.values()]
         while any(each.busy for each in clients):
             time.sleep(SAMPLE_INTERVAL)
@@ -132,6 +137,29 @@ def run(method: str, endpoints: int, *arguments: Any) -> tuple[dict[str, Side], 
                 side.sample()
         (working_set,) = {each.answer() for each in clients}
     return sides, working_set
+
+
+def _front(endpoints: int, sides: dict[str, Side], figure: Any) -> None:
+    """The picture of the README: the client's connections alone, named where they are."""
+    axes = figure.subplots()
+    names = {STOCK: "stock xoscar", OURS: f"with xoscar-idle, idle timeout {TIMEOUT:g} s"}
+    for key, side in sides.items():
+        counts = side.connections["client"]
+        (line,) = axes.plot(side.times, counts)
+        axes.annotate(
+            f"{names[key]}: {counts[-1]:,} in the end",
+            (side.times[-1], counts[-1]),
+            (0, 12 if key == STOCK else 30),
+            textcoords="offset points",
+            ha="right",
+            color=line.get_color(),
+        )
+    axes.set_title(f"A client calls {endpoints:,} endpoints, {WIDTH} of them at a time")
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("connections")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.set_ylim(0, 1.15 * endpoints)
+    axes.set_xlim(left=0)
 
 
 @click.command()
@@ -191,4 +219,7 @@ def descriptors(endpoints: str) -> None:
         figure.supylabel("connections")
 
     result.plots.append(plot("descriptors", draw, (10, 2.4 * len(drawn))))
+    most = max(n for _, method, n, _ in workloads if method == "moving")
+    largest = dict(drawn)[f"{most:,} endpoints"]
+    result.plots.append(plot("connections", partial(_front, most, largest), (9, 4), front=True))
     publish(result)

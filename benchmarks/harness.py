@@ -16,8 +16,12 @@ from typing import Any
 
 import psutil
 
+import xoscar_idle
+
 RESULTS = Path(__file__).parent / "results"
 STOCK, OURS = "stock", "ours"
+COLOURS = {STOCK: "#c2610c", OURS: "#2274e6"}
+"""On the front page."""
 
 
 @dataclass(frozen=True)
@@ -116,19 +120,42 @@ def progress(text: str) -> None:
     print(f"{time.monotonic() - _started:6.1f} s  {text}", file=sys.stderr, flush=True)
 
 
-def plot(name: str, draw: Callable[[Any], None], size: tuple[float, float] = (9, 5)) -> str:
-    """Let ``draw(figure)`` draw, and save it; the name of its file."""
+def plot(
+    name: str, draw: Callable[[Any], None], size: tuple[float, float] = (9, 5), front: bool = False
+) -> str:
+    """Let ``draw(figure)`` draw, and save it; the name of its file.
+
+    What is for the ``front`` page is an SVG on no background, in greys and colours that can be read
+    on white and on black: which of them a page has, the picture cannot know.
+    """
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
     RESULTS.mkdir(exist_ok=True)
-    figure = pyplot.figure(figsize=size, layout="constrained")
-    draw(figure)
-    figure.savefig(RESULTS / f"{name}.png", dpi=100)
-    pyplot.close(figure)
-    return f"{name}.png"
+    path = RESULTS / f"{name}.{'svg' if front else 'png'}"
+    with matplotlib.rc_context(_front_style(name) if front else {}):
+        figure = pyplot.figure(figsize=size, layout="constrained")
+        draw(figure)
+        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type")) if front else {}
+        figure.savefig(path, dpi=100, transparent=front, metadata=metadata)
+        pyplot.close(figure)
+    return path.name
+
+
+def _front_style(name: str) -> dict[str, Any]:
+    grey = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    return {
+        **dict.fromkeys(grey, "#727a86"),
+        "axes.prop_cycle": f"cycler('color', {[COLOURS[STOCK], COLOURS[OURS]]})",
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "font.size": 14,
+        "lines.linewidth": 2.5,
+        "svg.fonttype": "none",  # text that is text: small, and read aloud
+        "svg.hashsalt": name,  # the same picture is the same file
+    }
 
 
 def _brief(value: Any) -> Any:
@@ -203,5 +230,5 @@ def _machine() -> str:
     return (
         f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.release()}, "
         f"Python {platform.python_version()}, xoscar {version('xoscar')}, "
-        f"xoscar-idle {version('xoscar-idle')}, {time.strftime('%Y-%m-%d', time.gmtime())}"
+        f"xoscar-idle {xoscar_idle.__version__}, {time.strftime('%Y-%m-%d', time.gmtime())}"
     )
