@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .. import __version__
 from ..config import Settings, as_variable
 from ..gate import IDLE_TIMEOUT
 from ..values import is_off
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="xoscar-idle")
+@click.version_option(__version__)
 def main() -> None:
     """Close the idle connections of xoscar programs, and see what they do."""
     from .. import startup
