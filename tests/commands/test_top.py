@@ -27,6 +27,7 @@ import pytest
 import xoscar as xo
 
 from xoscar_idle.commands import tables, top
+from xoscar_idle.commands.cli import main
 from xoscar_idle.telemetry.snapshot import Snapshot
 
 from ..support import processes
@@ -587,6 +588,13 @@ def test_help_and_light_start(command: list[str]) -> None:
     assert "Usage:" in text[0]
     assert max(map(len, text)) <= 80
     assert not {"xoscar", "psutil", "rich", "asyncio"} & set(modules.split())
+
+
+def test_the_help_tells_of_each_column() -> None:
+    help_ = main.commands["top"].help or ""
+    (told,) = re.findall(r"Columns:\n(.*?)\n\n", help_, re.DOTALL)
+    columns = {each.header for each in (*tables.PROCESSES, *tables.CONNECTIONS)}
+    assert columns - {"PID", "PROCESS", "CONNECTION TO"} <= set(re.findall(r"[A-Z]+", told))
 
 
 CONNECTION: dict[str, Any] = {"route": "10.0.0.1:5", "state": "open", "references": 0}

@@ -165,6 +165,7 @@ def top(targets: tuple[Target, ...], interval: float, once: bool) -> None:
       FDS                 descriptors in use / the limit
       STATE               active, idle, or retired: takes no new calls
       CALLS, AGE, IDLE    requests so far; since opened; since last used
+      FD                  the number of its descriptor
 
     Columns for which a narrow terminal has no room are left out.
 

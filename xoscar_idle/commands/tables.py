@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import PurePath
 from typing import Any
 
@@ -16,27 +17,37 @@ ORDER = ("active", "idle", "retired", "closing")
 
 
 @dataclass(frozen=True)
+class Column:
+    """A column: its header, and its cell for what a row is about."""
+
+    header: str
+    cell: Callable[[Any], str]
+    text: bool = False
+    """Left-aligned; all others are numbers."""
+    spare: int = 0
+    """Where there is no room, the columns that can be spared are left out, 1 first; 0 never."""
+
+
+@dataclass(frozen=True)
 class Table:
     """Rows of cells under headers.
 
-    Column 1 is text, and takes what room is left; so is 2 where ``text`` says so. All others are
-    numbers. Where column 1 has no room for ``needed`` characters, the columns in ``spare`` are left
-    out, the first of them first.
+    The second column takes what room is left. Where that is less than ``needed`` characters,
+    columns that can be spared are left out.
     """
 
-    headers: Sequence[str]
+    columns: Sequence[Column]
     rows: Sequence[Sequence[str]]
-    text: Sequence[int] = (1,)
     needed: int = 8
-    spare: Sequence[int] = ()
 
     def plain(self, width: int) -> list[str]:
         """Its lines, none of them longer than ``width``."""
-        cells = [self.headers, *self.rows]
+        cells = [[each.header for each in self.columns], *self.rows]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         least = min(widths[1], 8)
         needed, shown = max(least, min(widths[1], self.needed)), list(range(len(widths)))
-        for each in self.spare:
+        spare = [i for i in shown if self.columns[i].spare]
+        for each in sorted(spare, key=lambda i: self.columns[i].spare):
             if _room(widths, shown, width) >= needed:
                 break
             shown.remove(each)
@@ -46,14 +57,14 @@ class Table:
     def _line(self, row: Sequence[str], widths: list[int], shown: list[int]) -> str:
         return GAP.join(
             _clipped(row[i], widths[i]).ljust(widths[i])
-            if i in self.text
+            if self.columns[i].text
             else row[i].rjust(widths[i])
             for i in shown
         )
 
 
 def _room(widths: list[int], shown: list[int], width: int) -> int:
-    """What is left for column 1."""
+    """What is left for the second column."""
     return width - sum(len(GAP) + widths[i] for i in shown if i != 1)
 
 
@@ -108,7 +119,7 @@ def page(
         f"{_number(len(states), 'connection')}: {counts}" if states else "no connections"
     )
     notes = [f"{_name(each)}: {each.note}" for each in snapshots if each.note] + list(complaints)
-    processes = [_process_row(each) for each in snapshots]
+    processes = [_row(PROCESSES, each) for each in snapshots]
     connections = [row for one in snapshots for row in _connection_rows(one)]
     total = room = len(processes) + len(connections)
     if height is not None:
@@ -140,35 +151,15 @@ def _some(notes: list[str], most: int) -> list[str]:
 
 
 def _processes(rows: Sequence[Sequence[str]], snapshots: Sequence[Snapshot]) -> Table:
-    return Table(
-        ("PID", "PROCESS", "OPEN", "ACTIVE", "IDLE", "CONN", "REQS", "OPENED", "CLOSED", "FDS"),
-        rows,
-        needed=max(len(each.address or "") for each in snapshots),
-        spare=(7, 8, 5, 6, 3, 4),
-    )
+    return Table(PROCESSES, rows, max(len(each.address or "") for each in snapshots))
 
 
 def _connections(rows: Sequence[Sequence[str]]) -> Table:
-    return Table(
-        ("PID", "CONNECTION TO", "STATE", "REQS", "CALLS", "AGE", "IDLE", "FD"),
-        rows,
-        text=(1, 2),
-        needed=max(len(row[1].partition(" ")[0]) for row in rows),
-        spare=(7, 5, 4),
-    )
+    return Table(CONNECTIONS, rows, max(len(row[1].partition(" ")[0]) for row in rows))
 
 
-def _process_row(one: Snapshot) -> list[str]:
-    told = one.statistics
-    counts = ["-"] * 7
-    if told is not None:
-        counts = [str(told[name]) for name in ("open", "active", "idle", "connecting")]
-        counts += [str(told["requests_in_flight"]), str(told["opened"])]
-        counts.append(str(sum(told["closed"].values())))
-    program, *arguments = printable(one.command).split(" ")
-    command = " ".join([PurePath(program).name, *arguments])
-    name = f"{one.address or ''} {command}".strip()
-    return [_cell(one.pid), name, *counts, _descriptors(one)]
+def _row(columns: Sequence[Column], about: Any) -> list[str]:
+    return [each.cell(about) for each in columns]
 
 
 def _connection_rows(one: Snapshot) -> Iterator[list[str]]:
@@ -177,16 +168,17 @@ def _connection_rows(one: Snapshot) -> Iterator[list[str]]:
         return ORDER.index(state) if state in ORDER else len(ORDER), _destination(connection)
 
     for each in sorted(one.connections, key=order):
-        yield [
-            _cell(one.pid),
-            _destination(each),
-            _state(each),
-            _cell(each.get("in_flight")),
-            _cell(each.get("calls")),
-            _duration(each.get("age")),
-            _duration(each.get("idle")),
-            _cell(each.get("descriptor")),
-        ]
+        yield _row(CONNECTIONS, {"pid": one.pid, **each})
+
+
+def _process(one: Snapshot) -> str:
+    program, *arguments = printable(one.command).split(" ")
+    command = " ".join([PurePath(program).name, *arguments])
+    return f"{one.address or ''} {command}".strip()
+
+
+def _closed(told: dict[str, Any]) -> int:
+    return sum(told["closed"].values())
 
 
 def _destination(connection: dict[str, Any]) -> str:
@@ -245,6 +237,43 @@ def _duration(seconds: float | None) -> str:
     return f"{minutes // 1440}d{minutes // 60 % 24:02}h"
 
 
+def _told(figure: Callable[[dict[str, Any]], object]) -> Callable[[Snapshot], str]:
+    """A figure of the statistics, where the process has told them."""
+    return lambda one: _cell(None if one.statistics is None else figure(one.statistics))
+
+
+def _of(name: str, shown: Callable[[Any], str] = _cell) -> Callable[[dict[str, Any]], str]:
+    """A field of a connection, where it is known."""
+    return lambda connection: shown(connection.get(name))
+
+
+PROCESSES = (
+    Column("PID", lambda one: _cell(one.pid)),
+    Column("PROCESS", _process, text=True),
+    Column("OPEN", _told(itemgetter("open"))),
+    Column("ACTIVE", _told(itemgetter("active")), spare=5),
+    Column("IDLE", _told(itemgetter("idle")), spare=6),
+    Column("CONN", _told(itemgetter("connecting")), spare=3),
+    Column("REQS", _told(itemgetter("requests_in_flight")), spare=4),
+    Column("OPENED", _told(itemgetter("opened")), spare=1),
+    Column("CLOSED", _told(_closed), spare=2),
+    Column("FDS", _descriptors),
+)
+"""Those of the table of processes; a row is about a :class:`Snapshot`."""
+
+CONNECTIONS = (
+    Column("PID", _of("pid")),
+    Column("CONNECTION TO", _destination, text=True),
+    Column("STATE", _state, text=True),
+    Column("REQS", _of("in_flight")),
+    Column("CALLS", _of("calls"), spare=3),
+    Column("AGE", _of("age", _duration), spare=2),
+    Column("IDLE", _of("idle", _duration)),
+    Column("FD", _of("descriptor"), spare=1),
+)
+"""Those of the table of connections; a row is about a connection of a snapshot, and its PID."""
+
+
 def details(one: Snapshot) -> str:
     """Everything that ``stats`` says of a process."""
     lines = [f"process {_name(one)}" + (f": {printable(one.command)}" if one.command else "")]
@@ -262,7 +291,7 @@ def details(one: Snapshot) -> str:
             f"{told['retired']} retired; {told['connecting']} connecting",
             f"  requests     {told['requests_in_flight']} in flight",
             f"  opened       {told['opened']}",
-            f"  closed       {sum(told['closed'].values())}" + (f": {closed}" if closed else ""),
+            f"  closed       {_closed(told)}" + (f": {closed}" if closed else ""),
             f"  connects     {told['connects_failed']} failed, "
             f"{told['connect_seconds']:.3f} s spent connecting, "
             f"{told['cap_exceeded']} over the cap",
