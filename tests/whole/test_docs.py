@@ -20,12 +20,15 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_each_setting_has_a_row() -> None:
+def test_each_setting_has_a_row_with_its_default() -> None:
     page = (ROOT / "docs/settings.md").read_text()
-    rows = re.findall(r"^\| `(XOSCAR_\w+)` \|", page, re.MULTILINE)
-    assert sorted(rows) == sorted(
-        config.variable(f.name) for f in dataclasses.fields(config.Settings)
-    )
+    rows = dict(re.findall(r"^\| `(XOSCAR_\w+)` \| ([^|]*) \|", page, re.MULTILINE))
+    settings = {config.variable(f.name): f for f in dataclasses.fields(config.Settings)}
+    assert sorted(rows) == sorted(settings)
+    for variable, setting in settings.items():
+        told = setting.metadata["told"].removesuffix(".0")
+        cell = rows[variable].replace("`", "")
+        assert re.search(rf"(?<!\w){re.escape(told)}(?!\w)", cell), f"{variable}: {told}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
