@@ -11,6 +11,7 @@ KEY := $(shell $(PYTHON) -c 'import os, sys, zlib; \
 READY := .venv/.ready-$(KEY)
 TRANSPORTS := .venv-transports/.ready-$(KEY)
 BENCH := .venv/.bench-$(KEY)
+RELEASE := .venv/.release-$(KEY)
 OLDEST := .venv-oldest/.ready-$(KEY)
 
 # What depends on xoscar, for its oldest supported version.
@@ -22,7 +23,7 @@ OLDEST_TESTS := tests/test_activation.py \
 AS_NOBODY := tests/commands/test_top.py::test_a_foreign_users_process
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-transports bench compat coverage fuzz chaos churn mutants format clean
+.PHONY: help demo test test-transports bench compat coverage fuzz chaos churn mutants format release-check clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 17
@@ -68,6 +69,9 @@ format: $(READY) ## format the code and mend what the linter can
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
+release-check: $(READY) $(RELEASE) ## build what is committed, install it as a user does, and try it
+	$(BIN)/python -m pytest --verbose tests/whole/release.py
+
 clean: ## remove everything that was made
 	rm -rf .venv .venv-oldest .venv-transports .nox build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -99,4 +103,8 @@ $(TRANSPORTS): requirements-transports.txt $(READY)
 	@$(PYTHON) -m venv .venv-transports
 	@.venv-transports/bin/python -m pip --disable-pip-version-check --quiet install \
 		--editable '.[test]' --requirement requirements-transports.txt
+	@touch $@
+
+$(RELEASE): $(READY)
+	@$(PIP) install twine
 	@touch $@

@@ -23,15 +23,22 @@ def run(*command: str | Path, cwd: Path, timeout: str | None = None) -> str:
 
 
 class Environment:
-    """A virtual environment that borrows the dependencies of this one, but not xoscar_idle."""
+    """A virtual environment that borrows the dependencies of this one, but not xoscar_idle.
 
-    def __init__(self, path: Path) -> None:
+    ``borrow=False``: one that has none, and gets them from the index.
+    """
+
+    def __init__(self, path: Path, borrow: bool = True) -> None:
         self.path = path
         venv.create(path, symlinks=True)
         self.python = path / "bin" / "python"
         purelib = "import sysconfig; print(sysconfig.get_path('purelib'))"
         self.site = Path(*self.run(purelib, timeout=None))
-        borrowed = path.with_name("borrowed")
+        if borrow:
+            self._borrow(path.with_name("borrowed"))
+        self.bare = self.files()
+
+    def _borrow(self, borrowed: Path) -> None:
         borrowed.mkdir()
         for name in ("purelib", "platlib"):
             for entry in Path(sysconfig.get_path(name)).iterdir():
@@ -40,7 +47,6 @@ class Environment:
                     link.symlink_to(entry)
         # Python puts the folder on sys.path but does not act on the .pth files in it.
         (self.site / "borrowed.pth").write_text(f"{borrowed}\n")
-        self.bare = self.files()
 
     def files(self) -> set[Path]:
         """Every file and folder of the environment."""
