@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from xoscar_idle import config
+from xoscar_idle import config, values
 
 from ..support.hosting import pools
 from ..support.processes import run
@@ -142,27 +142,20 @@ METHODS: dict[str, Any] = {
     "load\nlaunch": BAD,
 }
 
-TABLE = {
-    **{each.name: TIMES for each in dataclasses.fields(config.Settings)},
-    "idle_timeout": IDLE_TIMEOUT,
-    "probe_timeout": SWITCHED_ON,
-    "keepalive_interval": KEEPALIVE,
-    "max_connections": COUNTS,
-    "call_timeout_except": METHODS,
+TABLES = {
+    values.duration: TIMES,
+    values.duration_or_default: TIMES,
+    values.positive_duration: SWITCHED_ON,
+    values.keepalive: KEEPALIVE,
+    values.connections: COUNTS,
+    values.patterns: METHODS,
 }
 
-DEFAULTS: dict[str, Any] = {
-    "idle_timeout": 30,
-    "connect_timeout": 8,
-    "max_connections": 0,
-    "max_connection_age": 0,
-    "server_idle_timeout": 0,
-    "call_timeout": 0,
-    "call_timeout_except": [],
-    "probe_interval": 0,
-    "probe_timeout": 10,
+SETTINGS = {each.name: each for each in dataclasses.fields(config.Settings)}
+TABLE = {
+    **{name: TABLES[each.metadata["parse"]] for name, each in SETTINGS.items()},
+    "idle_timeout": IDLE_TIMEOUT,
 }
-"""What is not here is None."""
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +166,8 @@ def address() -> Iterator[str]:
 
 def expected(name: str, meaning: Any) -> Any:
     if meaning in (BAD, UNSET):
-        return DEFAULTS.get(name)
+        default = SETTINGS[name].default
+        return list(default) if isinstance(default, tuple) else default  # as JSON has it
     if meaning == "auto":
         return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
     return meaning
