@@ -31,6 +31,16 @@ def test_each_setting_has_a_row_with_its_default() -> None:
         assert re.search(rf"(?<!\w){re.escape(told)}(?!\w)", cell), f"{variable}: {told}"
 
 
+def test_the_readme_has_its_figures_from_the_report() -> None:
+    readme = (ROOT / "README.md").read_text()
+    report = (ROOT / "benchmarks/results/report.md").read_text()
+    (table,) = re.findall(r"^\|---\|---\|---\|\n((?:\|.*\n)+)", readme, re.MULTILINE)
+    figures = re.findall(r"\d[\d.,]*\d", table)
+    assert len(figures) > 10
+    for figure in figures:
+        assert re.search(rf"(?<![\d.,]){re.escape(figure)}(?![\d.,]*\d)", report), figure
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
