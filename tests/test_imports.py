@@ -9,13 +9,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import xoscar_idle
 
-from .support.processes import run
+from .support.processes import line, started, tell
 
 pytestmark = pytest.mark.integration
 
@@ -26,35 +27,37 @@ MODULES = sorted(
     if path.stem not in ("__init__", "__main__")
 )
 
-# Forks for each program of stdin's list and prints what comes of it, as one list.
+# For each line, a list of programs: forks for each, and prints what comes of them, as one list.
 FORKS = """\
-import contextlib, importlib, io, json, os, subprocess, sys, tempfile
+import contextlib, gc, importlib, json, os, subprocess, sys, tempfile
 listing = "import sys; before = set(sys.modules); import xoscar; print(*set(sys.modules) - before)"
 for name in subprocess.run([sys.executable, "-c", listing], stdout=-1, text=True).stdout.split():
     if not name.startswith("xoscar"):
         with contextlib.suppress(Exception):
             importlib.import_module(name)
 assert not any(name.startswith("xoscar") for name in sys.modules)
-told = []
-for program in json.load(sys.stdin):
-    with tempfile.TemporaryFile() as output:
-        if (child := os.fork()) == 0:
-            os.dup2(output.fileno(), 1)
-            os.dup2(output.fileno(), 2)
-            status = 1
-            try:
-                os.environ["XOSCAR_IDLE_TIMEOUT"] = "30"
-                import xoscar_idle.startup  # as the .pth file does
-                exec(program, {"__name__": "program"})
-                status = 0
-            except BaseException as error:
-                print(repr(error), flush=True)
-            sys.stdout.flush()
-            os._exit(status)
-        os.waitpid(child, 0)
-        output.seek(0)
-        told.append(output.read().decode())
-print(json.dumps(told))
+gc.freeze()  # no fork looks through what it has from here
+for line in sys.stdin:
+    told = []
+    for program in json.loads(line):
+        with tempfile.TemporaryFile() as output:
+            if (child := os.fork()) == 0:
+                os.dup2(output.fileno(), 1)
+                os.dup2(output.fileno(), 2)
+                status = 1
+                try:
+                    os.environ["XOSCAR_IDLE_TIMEOUT"] = "30"
+                    import xoscar_idle.startup  # as the .pth file does
+                    exec(program, {"__name__": "program"})
+                    status = 0
+                except BaseException as error:
+                    print(repr(error), flush=True)
+                sys.stdout.flush()
+                os._exit(status)
+            os.waitpid(child, 0)
+            output.seek(0)
+            told.append(output.read().decode())
+    print(json.dumps(told), flush=True)
 """
 
 
@@ -66,24 +69,34 @@ def test_no_public_name_is_hidden_by_a_module_of_that_name() -> None:
 ACTIVE = "import xoscar, xoscar_idle; print(xoscar_idle.is_active())"
 
 
-def outputs(programs: list[str]) -> list[str]:
-    """What each of ``programs`` prints, in a fresh interpreter with the variable set."""
-    done = run(sys.executable, "-c", FORKS, input=json.dumps(programs), timeout=110)
-    told: list[str] = json.loads(done.stdout)
-    return told
+Outputs = Callable[[list[str]], list[str]]
 
 
-def test_every_name_and_every_module_first_in_each_order_with_xoscar() -> None:
-    imports = [f"from xoscar_idle import {name}" for name in xoscar_idle.__all__]
-    imports += [f"import {module}" for module in MODULES]
-    programs = [f"{each}; {ACTIVE}" for each in imports]
-    programs += [f"import xoscar; {each}; {ACTIVE}" for each in imports]
-    wrong = {
-        program: told
-        for program, told in zip(programs, outputs(programs), strict=True)
-        if told != "True\n"
-    }
-    assert not wrong
+@pytest.fixture(scope="module")
+def outputs() -> Iterator[Outputs]:
+    """What each of some programs prints, in a fresh interpreter with the variable set."""
+    with started(sys.executable, "-c", FORKS) as process:
+
+        def ask(programs: list[str]) -> list[str]:
+            tell(process, json.dumps(programs))
+            told: list[str] = json.loads(line(process))
+            return told
+
+        yield ask
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        *(f"from xoscar_idle import {name}" for name in xoscar_idle.__all__),
+        *(f"import {module}" for module in MODULES),
+    ],
+)
+def test_every_name_and_every_module_first_in_each_order_with_xoscar(
+    outputs: Outputs, statement: str
+) -> None:
+    programs = [f"{statement}; {ACTIVE}", f"import xoscar; {statement}; {ACTIVE}"]
+    assert outputs(programs) == ["True\n"] * 2
 
 
 @pytest.mark.parametrize(
@@ -93,7 +106,7 @@ def test_every_name_and_every_module_first_in_each_order_with_xoscar() -> None:
         "telemetry.pool_query",
     ],
 )
-def test_two_threads_import_xoscar_and_one_of_ours(module: str) -> None:
+def test_two_threads_import_xoscar_and_one_of_ours(outputs: Outputs, module: str) -> None:
     """Each waits in the middle until the other has got as far as it can."""
     program = f"""
 import sys, threading
@@ -172,7 +185,7 @@ def run(first, second):
 
 
 @pytest.mark.parametrize("name", ["deadline", "ping", "CallTimeout"])
-def test_a_thread_installs_and_another_imports(name: str) -> None:
+def test_a_thread_installs_and_another_imports(outputs: Outputs, name: str) -> None:
     installs, imports = (
         "import xoscar_idle; xoscar_idle.install(idle_timeout=5)",
         f"from xoscar_idle import {name}",
@@ -190,7 +203,7 @@ def test_a_thread_installs_and_another_imports(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["deadline", "ping", "CallTimeout"])
-def test_a_thread_imports_xoscar_and_another_a_name_of_ours(name: str) -> None:
+def test_a_thread_imports_xoscar_and_another_a_name_of_ours(outputs: Outputs, name: str) -> None:
     theirs, ours = "import xoscar", f"from xoscar_idle import {name}"
     programs = [
         f"{PAUSES}\nPAUSES_IN, PAUSES_AT = {first!r}, {at!r}\nrun({first!r}, {second!r})"
@@ -204,7 +217,7 @@ def test_a_thread_imports_xoscar_and_another_a_name_of_ours(name: str) -> None:
     assert outputs(programs) == ["[] True 30.0\n"] * 6
 
 
-def test_what_prevented_activation_is_told() -> None:
+def test_what_prevented_activation_is_told(outputs: Outputs) -> None:
     program = """
 import sys
 class Broken:
