@@ -150,6 +150,7 @@ def test_bad_variable_activates_with_the_default(
         assert part in record.getMessage()
 
 
+@pytest.mark.integration
 def test_a_process_in_which_activation_failed_tells_why() -> None:
     program = """
 import importlib.metadata, os
@@ -190,6 +191,7 @@ def test_children_get_what_is_set_here(monkeypatch: pytest.MonkeyPatch) -> None:
     assert dict(os.environ) == before
 
 
+@pytest.mark.integration
 def test_lines_of_ours_are_shown_where_the_variable_asks_for_them() -> None:
     program = "import xoscar, xoscar_idle; xoscar_idle.configure(idle_timeout=7)"
     env = environment(**{VARIABLE: "5", "XOSCAR_IDLE_LOG": "info"})
@@ -203,12 +205,14 @@ def python(program: str, **settings: str) -> str:
     return run(sys.executable, "-c", program, env=environment(**settings)).stdout.strip()
 
 
+@pytest.mark.integration
 def test_by_variable_alone() -> None:
     program = "import xoscar.backends.router, xoscar_idle as i; print(i.is_active())"
     assert python(program, XOSCAR_IDLE_TIMEOUT="9") == "True"
     assert python(program) == "False"
 
 
+@pytest.mark.integration
 def test_install_before_xoscar_is_imported_with_the_variable_set() -> None:
     program = (
         "import xoscar_idle as i; s = i.install(idle_timeout=4); import xoscar;"
@@ -218,6 +222,7 @@ def test_install_before_xoscar_is_imported_with_the_variable_set() -> None:
     assert python(program, XOSCAR_IDLE_TIMEOUT="9") == "4.0 False"
 
 
+@pytest.mark.integration
 def test_by_command() -> None:
     child = f"import xoscar, xoscar_idle as i, os; print(i.is_active(), os.environ['{VARIABLE}'])"
     for options, expected in ([], "True 30"), (["--idle-timeout", "2.5"], "True 2.5"):
@@ -226,6 +231,7 @@ def test_by_command() -> None:
         assert python(program) == expected
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [

@@ -8,6 +8,8 @@ import pytest
 
 from .support.processes import run
 
+pytestmark = pytest.mark.integration
+
 SETTING_THE_CLOCK = """
 import asyncio, sys, time
 real, offset = time.time, 0.0

@@ -6,8 +6,12 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 from .support.environment import RUN
 from .support.processes import line, run, started
+
+pytestmark = pytest.mark.integration
 
 SHOWS = "import os, tempfile, tests; print(tempfile.gettempdir(), *sorted(os.environ), flush=True)"
 SET = {"XOSCAR_IDLE_TIMEOUT": "5", "XOSCAR_IDLE_MONITOR": "1", "XDG_RUNTIME_DIR": "/run"}

@@ -14,6 +14,8 @@ from xoscar_idle import logs
 from .support import processes
 from .support.environment import environment
 
+pytestmark = pytest.mark.integration
+
 START = """
 import logging, sys
 from xoscar_idle import logs

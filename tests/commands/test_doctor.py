@@ -17,6 +17,8 @@ from ..support.environment import environment
 from ..support.processes import run
 from ..support.virtual_environments import Environment
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 
 

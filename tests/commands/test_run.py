@@ -9,6 +9,8 @@ import pytest
 from ..support.environment import environment
 from ..support.processes import run
 
+pytestmark = pytest.mark.integration
+
 OFF = "xoscar-idle: runs without idle closing: XOSCAR_IDLE_TIMEOUT is off\n"
 
 
