@@ -1,6 +1,10 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 
+# More workers than cores: half of the time, a test waits for a process that it started.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(2 * os.cpu_count())')
+PARALLEL := --numprocesses $(WORKERS) --dist worksteal
+
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
@@ -23,7 +27,7 @@ OLDEST_TESTS := tests/test_activation.py \
 AS_NOBODY := tests/commands/test_top.py::test_a_foreign_users_process
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-transports bench compat coverage fuzz chaos churn mutants format release-check clean
+.PHONY: help demo style quick test test-transports bench compat coverage fuzz chaos churn mutants format release-check clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 17
@@ -31,12 +35,18 @@ help: ## list the targets
 demo: $(READY) ## show idle connections being closed and reopened
 	@$(BIN)/xoscar-idle demo
 
-test: $(READY) $(OLDEST) ## check style and types, and run the tests (PYTEST_ARGS="-k name")
+style: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy --strict
-	.venv-oldest/bin/python -m pytest -q $(OLDEST_TESTS)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/lint-imports --no-logo
+
+quick: style ## style, types, layers, and the tests that start no process: under a minute
+	$(BIN)/python -m pytest $(PARALLEL) -m "not integration" $(PYTEST_ARGS)
+
+test: style $(OLDEST) ## the whole proof, on all cores (PYTEST_ARGS="-k name")
+	.venv-oldest/bin/python -m pytest -q $(PARALLEL) $(OLDEST_TESTS)
+	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 test-transports: $(TRANSPORTS) ## run the tests of copies over UCX and NIXL, on Linux
 	.venv-transports/bin/python -m pytest $(PYTEST_ARGS) tests/transports
@@ -49,7 +59,7 @@ compat: $(READY) ## run the tests on every Python that is there and every suppor
 
 coverage: $(READY) ## run the tests and list the lines and branches that they do not reach
 	$(BIN)/coverage erase
-	-$(BIN)/coverage run -m pytest --deselect $(AS_NOBODY) $(PYTEST_ARGS)
+	-$(BIN)/coverage run -m pytest $(PARALLEL) --deselect $(AS_NOBODY) $(PYTEST_ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
