@@ -10,8 +10,6 @@ from pathlib import Path
 import grimp
 import pytest
 
-from xoscar_idle import activation
-
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "xoscar_idle"
 DOCS = ROOT / "docs/architecture"
@@ -63,13 +61,6 @@ def test_the_pages_are_of_one_shape(name: str) -> None:
         [],
         ["Places"],
     )
-
-
-def test_each_replaced_place_has_a_row_with_its_reason() -> None:
-    for part, name in zip(activation.parts(), ("connection", "telemetry"), strict=True):
-        page = section((DOCS / f"{name}.md").read_text(), "Places")
-        rows = re.findall(r"^\| `([\w.]+)` \| (.*) \|$", page, re.MULTILINE)
-        assert rows == [(place.path.partition(":")[2], place.reason) for place in part.PLACES]
 
 
 def test_the_picture_has_the_arrows_that_there_are() -> None:

@@ -2,7 +2,7 @@
 
 The signatures are checked where the package is used; here it is the code, since a new release may
 do more in a place that is replaced. ``python -m tests.whole.test_places`` prints the digests of the
-xoscar that is installed.
+xoscar that is installed, and the rows of the docs.
 """
 
 from __future__ import annotations
@@ -10,11 +10,15 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import inspect
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from xoscar_idle import activation, patching
+
+ROOT = Path(__file__).parents[2]
 
 KNOWN = {
     "xoscar.backends.core:ActorCaller.__getattr__": ("25531f367a30",),
@@ -59,6 +63,18 @@ def digest(place: Any) -> str:
     return hashlib.sha256(code.encode()).hexdigest()[:12]
 
 
+def row(place: patching.Place) -> str:
+    """What the page of the package says of a place that is replaced."""
+    return f"| `{place.path.partition(':')[2]}` | {place.reason} |"
+
+
+def test_each_replaced_place_has_a_row_with_its_reason() -> None:
+    for part, name in zip(activation.parts(), ("connection", "telemetry"), strict=True):
+        page = (ROOT / f"docs/architecture/{name}.md").read_text()
+        rows = re.findall(r"^\| `\w+\.\w+` \| .* \|$", page, re.MULTILINE)
+        assert [each for each in rows if ".py`" not in each] == [row(each) for each in part.PLACES]
+
+
 def test_the_code_is_that_which_was_read() -> None:
     changed = [
         f"{name} ({digest(place)})"
@@ -80,5 +96,7 @@ def test_what_has_changed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 if __name__ == "__main__":
-    for name, place in _places().items():
-        print(name, digest(place))
+    for name, code in _places().items():
+        print(f'    "{name}": ("{digest(code)}",),')
+    for part in activation.parts():
+        print(f"\n{part.NAME}", *map(row, part.PLACES), sep="\n")
