@@ -83,7 +83,7 @@ release-check: $(READY) $(RELEASE) ## build what is committed, install it as a u
 	$(BIN)/python -m pytest --verbose tests/whole/release.py
 
 clean: ## remove everything that was made
-	rm -rf .venv .venv-oldest .venv-transports .nox build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest .venv-transports .nox build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): setup.cfg setup.py pyproject.toml xoscar_idle.pth

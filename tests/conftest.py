@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -18,14 +19,22 @@ Run = Callable[[Callable[..., Coroutine[Any, Any, None]]], None]
 
 
 @pytest.fixture(autouse=True)
-def leak_guard(request: pytest.FixtureRequest) -> Iterator[None]:
-    """An integration test leaves descriptors, threads, children and tasks as they were."""
+def leak_guard(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An integration test leaves descriptors, threads, children and tasks as they were.
+
+    Any other starts no process: ``make quick`` runs it.
+    """
     if request.node.get_closest_marker("integration") is None:
+        monkeypatch.setattr(subprocess, "Popen", _unmarked)
         yield
         return
     before = leaks.state()
     yield
     assert not leaks.left_since(before)
+
+
+def _unmarked(*_: object, **__: object) -> NoReturn:
+    pytest.fail("a test that starts a process is to be marked: integration")
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from xoscar_idle.config import unset_everywhere
 RUN = "TESTS_OF_XOSCAR_IDLE"
 """The variable that names the directory of this run; it tells children that there is one."""
 
-FOREIGN = ("XOSCAR_", "PROMETHEUS_", "XDG_RUNTIME_DIR")
-"""How variables begin that would change what is tested."""
+FOREIGN = ("XOSCAR_", "PROMETHEUS_", "XDG_RUNTIME_DIR", "PYTHONDONTWRITEBYTECODE")
+"""How variables begin that would change what is tested, or let each process compile all anew."""
 
 ASKED = ("XOSCAR_IDLE_FUZZ", "XOSCAR_IDLE_NO_SHRINK", "XOSCAR_IDLE_TEST_CALLS")
 """What can be asked of the tests themselves."""
