@@ -273,7 +273,7 @@ except OSError:
 
 
 def test_nobody_else_is_answered(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    side_channel.start()
+    snapshot.offer()
     try:
         assert snapshot.ask(os.getpid()) is not None
         monkeypatch.setattr(side_channel, "_is_own_user", lambda _: False)
@@ -287,16 +287,28 @@ def test_nobody_else_is_answered(place: Path, monkeypatch: pytest.MonkeyPatch) -
     assert list(place.iterdir()) == []
 
 
-def test_one_who_does_not_read_delays_others_but_not_for_ever(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_nobody_has_registered_is_not_answered(place: Path) -> None:
+    snapshot.offer()
+    try:
+        assert side_channel.ask(os.getpid(), "anything else") is None
+        assert side_channel.ask(os.getpid(), "x" * 100_000) is None
+        assert side_channel.ask(os.getpid(), snapshot.QUESTION) is not None
+    finally:
+        side_channel.stop()
+
+
+@pytest.mark.parametrize("asks", [b"", b"snap", b"snapshot\n"])
+def test_one_who_does_not_go_on_delays_others_but_not_for_ever(
+    place: Path, monkeypatch: pytest.MonkeyPatch, asks: bytes
 ) -> None:
     monkeypatch.setattr(side_channel, "TIMEOUT", 0.3)
     long = json.dumps({"pid": 1, "command": "x" * 10_000_000})
     monkeypatch.setattr(Snapshot, "to_json", lambda _: long)
-    side_channel.start()
+    snapshot.offer()
     try:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(str(place / f"{os.getpid()}.sock"))
+            sock.sendall(asks)
 
             def ask() -> Snapshot | None:
                 with contextlib.suppress(TimeoutError):

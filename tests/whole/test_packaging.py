@@ -57,7 +57,7 @@ def check_activation(environment: Environment) -> None:
     assert environment.run(IMPORTED, timeout=None) == []
     # A start of Python with the variable set loads next to nothing more.
     more = set(environment.run(LOADED, timeout="5")) - set(environment.run(LOADED, timeout=None))
-    ours = {"xoscar_idle", "xoscar_idle.import_hook", "xoscar_idle.startup"}
+    ours = {"xoscar_idle", *(f"xoscar_idle.{name}" for name in ("gate", "import_hook", "startup"))}
     assert more <= {"__future__", *ours}
 
 
