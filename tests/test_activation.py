@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import logging
 import os
@@ -123,6 +124,30 @@ def test_a_part_that_this_xoscar_cannot_have_is_off_and_the_others_are_not(
     assert "AbstractActorPool.handle_control_command is not what xoscar" in told
     xoscar_idle.uninstall()
     assert AbstractActorPool.handle_control_command is changed
+
+
+def test_what_fails_while_places_are_replaced_leaves_no_part_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connection, telemetry = activation.parts()
+    stopped: list[str] = []
+    real = connection.stop
+
+    def stop() -> None:
+        stopped.append(connection.NAME)
+        real()
+
+    monkeypatch.setattr(connection, "stop", stop)
+
+    def broken(_: Any) -> Any:
+        raise OSError("broken")
+
+    (place,) = telemetry.PLACES
+    monkeypatch.setattr(telemetry, "PLACES", (dataclasses.replace(place, replace=broken),))
+    with pytest.raises(OSError, match="broken"):
+        xoscar_idle.install()
+    assert stopped == [connection.NAME]
+    assert not xoscar_idle.is_active()
 
 
 def test_no_attribute_is_replaced_by_two_parts_and_each_row_has_a_reason() -> None:

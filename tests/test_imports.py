@@ -16,7 +16,7 @@ import pytest
 
 import xoscar_idle
 
-from .support.processes import line, started, tell
+from .support.processes import line, run, started, tell
 
 pytestmark = pytest.mark.integration
 
@@ -66,8 +66,14 @@ def test_no_public_name_is_hidden_by_a_module_of_that_name() -> None:
         assert importlib.util.find_spec(f"xoscar_idle.{name}") is None, name
 
 
-ACTIVE = "import xoscar, xoscar_idle; print(xoscar_idle.is_active())"
+def test_what_tells_of_connections_imports_no_asyncio() -> None:
+    """Two threads that import it and xoscar for the first time can meet Python's own deadlock."""
+    imports = "import xoscar_idle.metrics, xoscar_idle; xoscar_idle.Statistics"
+    done = run(sys.executable, "-c", f"{imports}; import sys; print('asyncio' in sys.modules)")
+    assert done.stdout == "False\n"
 
+
+ACTIVE = "import xoscar, xoscar_idle; print(xoscar_idle.is_active())"
 
 Outputs = Callable[[list[str]], list[str]]
 

@@ -322,6 +322,21 @@ def test_one_who_does_not_go_on_delays_others_but_not_for_ever(
         side_channel.stop()
 
 
+def test_its_end_does_not_wait_for_one_who_asks_nothing(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for bound in ("TIMEOUT", "QUESTION_TIMEOUT"):
+        monkeypatch.setattr(side_channel, bound, 1000)
+    snapshot.offer()
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(place / f"{os.getpid()}.sock"))
+        channel = side_channel._channel
+        assert channel is not None
+        eventually(lambda: channel._served)
+        side_channel.stop()
+        assert not channel._thread.is_alive()
+
+
 def test_the_working_directory_is_no_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It is Python's last resort, and another one for each who looks."""
     monkeypatch.delenv("XOSCAR_IDLE_MONITOR", raising=False)

@@ -104,9 +104,9 @@ def install(**changes: Any) -> Settings:
         _export_changes(changes)
         try:
             for part in usable:
+                _started.append(part)  # first: what is half replaced is stopped, too
                 patching.replace(part.PLACES)
             for part in usable:
-                _started.append(part)
                 part.start()
         except BaseException:
             uninstall()
@@ -171,9 +171,9 @@ def uninstall() -> None:
 
 
 def _after_fork() -> None:
-    side_channel.after_fork()
     for part in _known:
         part.after_fork()
+    side_channel.after_fork()  # last: its thread looks at what the others have put in order
 
 
 if hasattr(os, "register_at_fork"):

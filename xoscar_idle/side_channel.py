@@ -41,6 +41,9 @@ AVAILABLE = hasattr(socket, "AF_UNIX")
 """Whether the platform has unix sockets; Python on Windows has none."""
 
 
+QUESTION_TIMEOUT = TIMEOUT / 2
+"""Seconds for a whole question, so that who comes next is still answered in time."""
+
 LONGEST_QUESTION = 1000
 """Bytes of a question; what is longer is none."""
 
@@ -250,6 +253,7 @@ class _Channel:
         self._socket, self.path = _listen()
         self._spare: int | None = os.open(os.devnull, os.O_RDONLY)
         self._stopping = False
+        self._served: socket.socket | None = None
         self._thread = threading.Thread(
             target=self._serve, name="xoscar-idle-side-channel", daemon=True
         )
@@ -258,6 +262,9 @@ class _Channel:
     def stop(self) -> None:
         """Remove the socket and end the thread."""
         self._stopping = True
+        if (served := self._served) is not None:
+            with contextlib.suppress(OSError):  # it has just been closed
+                served.shutdown(socket.SHUT_RDWR)
         with contextlib.suppress(OSError), _unix_socket() as wake:
             wake.connect(str(self.path))
         self.path.unlink(missing_ok=True)
@@ -279,6 +286,7 @@ class _Channel:
                     time.sleep(TIMEOUT)
                 continue
             with connection:
+                self._served = connection
                 if not self._stopping:
                     try:
                         _answer(connection)
@@ -320,13 +328,23 @@ def _listen() -> tuple[socket.socket, Path]:
 def _answer(connection: socket.socket) -> None:
     if not _is_own_user(connection):
         return
-    connection.settimeout(TIMEOUT)
-    with connection.makefile("rb") as lines:
-        question = lines.readline(LONGEST_QUESTION).decode().strip()
-    if (known := _answers.get(question)) is not None:
+    known = _answers.get(_question(connection))
+    if known is not None:
+        connection.settimeout(TIMEOUT)
         connection.sendall(known().encode() + b"\n")
     # Not only close: a child forked meanwhile has a copy.
     connection.shutdown(socket.SHUT_RDWR)
+
+
+def _question(connection: socket.socket) -> str:
+    """What is asked, without the end of the line; others wait meanwhile."""
+    until, received = time.monotonic() + QUESTION_TIMEOUT, b""
+    while b"\n" not in received and len(received) < LONGEST_QUESTION:
+        connection.settimeout(max(0.001, until - time.monotonic()))
+        if not (more := connection.recv(LONGEST_QUESTION)):
+            break
+        received += more
+    return received.partition(b"\n")[0].decode()
 
 
 _lock = process_lock()
@@ -364,5 +382,6 @@ def after_fork() -> None:
     global _channel
     inherited, _channel = _channel, None
     if inherited is not None:
-        inherited.close()
+        with contextlib.suppress(OSError):
+            inherited.close()
         start()

@@ -115,7 +115,9 @@ def test_a_child_has_none_of_its_parents_connects_under_way(loop: str, turns: in
 
 LOCKED = """
 import asyncio, contextlib, os, sys, threading
+from tests.support.memory import message
 from xoscar.backends.core import ActorCaller
+from xoscar.backends.router import Router
 import xoscar_idle
 from xoscar_idle import activation, side_channel
 from xoscar_idle.connection import cap, counters, registry
@@ -126,10 +128,12 @@ xoscar_idle.install(idle_timeout=30)
 held, go_on = threading.Event(), threading.Event()
 
 async def call():
-    registry.here(owner)  # what is there for a thread goes in the child, before any hook runs
+    # What is there for a thread goes in the child, before any hook runs; the connection is counted.
+    await owner.call(Router([], None), sys.argv[1], message())
 
 def hold():
-    asyncio.new_event_loop().run_until_complete(call())
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(call())
     with contextlib.ExitStack() as locks:
         for each in activation, side_channel, metrics, registry, cap.process, counters:
             locks.enter_context(each._lock)
@@ -140,6 +144,7 @@ thread = threading.Thread(target=hold)
 thread.start()
 held.wait()
 if (pid := os.fork()) == 0:
+    assert xoscar_idle.statistics().closed["fork"] == 1
     xoscar_idle.configure(idle_timeout=5)
     xoscar_idle.uninstall()
     os._exit(0)
@@ -150,7 +155,8 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 
 def test_a_child_waits_for_no_lock_of_a_thread_that_is_not_there() -> None:
-    run(sys.executable, "-c", LOCKED)
+    with peers(1) as (address,):
+        run(sys.executable, "-c", LOCKED, address)
 
 
 RESTING = """

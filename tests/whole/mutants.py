@@ -204,7 +204,7 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
         Edit(
             "connection/client.py",
             "            raise known or self._server_closed(told) from None\n",
-            "            raise wire.NotSent(str(told)) from None\n",
+            "            raise transports.NotSent(str(told)) from None\n",
         ),
     ),
     "an address instead of its route": (

@@ -62,7 +62,7 @@ class ActorCaller(Periodic):
         self._cap = cap or caps.process
         self._clients: dict[str, CallerClient] = {}  # by route: those that take calls
         self._all: dict[transports.Client, CallerClient] = {}  # until nothing of them is left
-        self._connects = Connects(self, self._cap)
+        self._connects = Connects(self._cap)
         self._idle: IdleQueue[CallerClient] = IdleQueue()
         self._ages: AgeQueue[CallerClient] = AgeQueue()
         self._background: set[asyncio.Task[None]] = set()  # a loop holds its tasks weakly
@@ -147,7 +147,7 @@ class ActorCaller(Periodic):
     async def _lease(self, router: Any, route: str) -> transports.Client:
         client = self._clients.get(route)
         if client is None or not client.add_ref():
-            client = await self._connects.join(router, route)
+            client = await self._connects.join(self, router, route)
         leases.let(client)
         return client.client
 
@@ -182,7 +182,7 @@ class ActorCaller(Periodic):
             client = self._clients.get(route)
             reused = client is not None and client.add_ref()
             if client is None or not reused:
-                client = await self._connects.join(router, route)
+                client = await self._connects.join(self, router, route)
             outgoing = message
             if (
                 route != dest_address
@@ -289,7 +289,7 @@ class ActorCaller(Periodic):
             tasks.append(self._check)
         for task in tasks:
             task._log_destroy_pending = False
-        self._connects.sever()
+        self._connects.sever(self.loop)
         clients = list(self._all.values())
         for client in clients:
             client.seat.leave()

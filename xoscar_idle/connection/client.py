@@ -268,7 +268,7 @@ class CallerClient:
 
         Raises
         ------
-        wire.NotSent
+        transports.NotSent
             The connection was closed, and no byte of the message was written.
         ServerClosed
             The connection was lost; part of the message may have been written.

@@ -38,14 +38,25 @@ class Keeper(Protocol):
 class Connect:
     """A connect under way, and the callers that wait for it."""
 
-    __slots__ = ("given_up", "retire", "route", "router", "seat", "started", "task", "waiters")
+    __slots__ = (
+        "given_up",
+        "keeper",
+        "retire",
+        "route",
+        "router",
+        "seat",
+        "started",
+        "task",
+        "waiters",
+    )
 
     task: asyncio.Task[transports.Client]
 
-    def __init__(self, router: Any, route: str, started: float, retire: str | None) -> None:
+    def __init__(self, keeper: Keeper, router: Any, route: str, retire: str | None) -> None:
+        self.keeper = keeper
         self.router = router
         self.route = route
-        self.started = started
+        self.started = keeper.clock()
         self.retire = retire
         """Why the connection is to be used by those who wait for it alone."""
         self.seat = NO_SEAT
@@ -81,12 +92,11 @@ class Connect:
 class Connects:
     """The connects of one caller that are under way."""
 
-    def __init__(self, keeper: Keeper, cap: Cap) -> None:
+    def __init__(self, cap: Cap) -> None:
         self.by_route: dict[str, Connect] = {}
         """Those that calls can join."""
         self.all: dict[Connect, None] = {}
         """Until their tasks have ended."""
-        self._keeper = keeper
         self._cap = cap
         self._retiring: str | None = None
 
@@ -94,12 +104,12 @@ class Connects:
         """Those that carry them out."""
         return [connect.task for connect in list(self.all)]
 
-    async def join(self, router: Any, route: str) -> CallerClient:
+    async def join(self, keeper: Keeper, router: Any, route: str) -> CallerClient:
         """A connection to ``route`` with a reference taken; all who ask share one connect."""
-        loop = self._keeper.loop
+        loop = keeper.loop
         connect = self.by_route.get(route)
         if connect is None:
-            connect = Connect(router, route, self._keeper.clock(), self._retiring)
+            connect = Connect(keeper, router, route, self._retiring)
             connect.task = spawn(loop, self._dial(connect))  # first: a fork looks at it
             connect.task.add_done_callback(partial(self._connected, connect))
             self.by_route[route] = connect
@@ -130,12 +140,12 @@ class Connects:
         """Undo :meth:`retire` for what comes."""
         self._retiring = None
 
-    def sever(self) -> None:
+    def sever(self, loop: asyncio.AbstractEventLoop) -> None:
         """Give up without the loop, which is closed or may never run again."""
         for connect in self.all:
             connect.seat.leave()
             if (connection := connect.opened()) is not None:
-                transports.sever(connection, self._keeper.loop)
+                transports.sever(connection, loop)
         self.by_route.clear()
 
     def disown(self) -> None:
@@ -167,7 +177,7 @@ class Connects:
 
     def _connected(self, connect: Connect, task: asyncio.Task[transports.Client]) -> None:
         """A connect has ended: hand its outcome to all who wait, in one step."""
-        took = self._keeper.clock() - connect.started
+        took = connect.keeper.clock() - connect.started
         try:
             self._conclude(connect, task, took)
         except BaseException as error:
@@ -200,13 +210,13 @@ class Connects:
 
     def _hand_over(self, connect: Connect, connection: transports.Client) -> None:
         """Have an open connection kept, and give it to all who wait."""
-        client = self._keeper.keep(connection, connect.route, connect.router, connect.seat)
+        client = connect.keeper.keep(connection, connect.route, connect.router, connect.seat)
         try:
             connect.succeed(client)
             if connect.retire is not None:
                 client.retire(connect.retire)
             elif not client.refs:
-                self._keeper.fell_idle()  # nobody waits for it any more
+                connect.keeper.fell_idle()  # nobody waits for it any more
         except BaseException:
             client.close("error")
             raise

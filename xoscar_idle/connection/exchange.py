@@ -38,7 +38,7 @@ class Exchange:
     Raises
     ------
     ConnectionError
-        The other side hung up; the message says what that tells of ``XOSCAR_AUTH_KEY``.
+        The other side hung up at the first message, which tells of ``XOSCAR_AUTH_KEY``.
     """
 
     pid: int
@@ -50,6 +50,7 @@ class Exchange:
         self._timeout = timeout
         self._at_end = contextlib.ExitStack()
         self._own_address = route
+        self._answered = False
 
     async def open(self) -> None:
         """Connect."""
@@ -105,6 +106,10 @@ class Exchange:
             return await self._connection.recv()
 
         try:
-            return await asyncio.wait_for(ask(), self._timeout)
+            answer = await asyncio.wait_for(ask(), self._timeout)
         except authentication.HUNG_UP as closed:
+            if self._answered:
+                raise
             raise ConnectionError(authentication.explained(closed)) from None
+        self._answered = True
+        return answer

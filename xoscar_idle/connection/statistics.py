@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .. import config, patching
-from . import cap, counters
+from . import counters
 
 if TYPE_CHECKING:
     from .caller import ActorCaller
@@ -112,6 +112,10 @@ def use(state: str, references: int) -> str:
 
 def statistics() -> Statistics:
     """The connections of this process; from any thread, and whether or not it is active."""
+    # Not above: it imports asyncio, and two threads of a program that import asyncio and xoscar for
+    # the first time can meet Python's own import deadlock.
+    from . import cap
+
     opened, closed, failed, seconds = counters.so_far()
     uses: Counter[str] = Counter()
     in_flight = connecting = 0

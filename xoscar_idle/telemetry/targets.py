@@ -19,7 +19,7 @@ Target = int | str
 
 
 def nobody() -> str:
-    """What to say where no process offers a side_channel."""
+    """What to say where no process offers a side channel."""
     try:
         side_channel.wanted()
     except ValueError as error:
