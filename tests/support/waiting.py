@@ -37,6 +37,15 @@ async def eventually_here(condition: Callable[[], T]) -> T:
     raise AssertionError(f"not within {BOUND:g} s")
 
 
+async def eventually_told(question: Callable[[], Awaitable[T]]) -> T:
+    """The same of what has to be asked for."""
+    for pause in _pauses():
+        if answer := await question():
+            return answer
+        await asyncio.sleep(pause)
+    raise AssertionError(f"not within {BOUND:g} s")
+
+
 async def bounded(awaitable: Awaitable[T]) -> T:
     """Its result, within the bound."""
     return await asyncio.wait_for(awaitable, BOUND)

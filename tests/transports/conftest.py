@@ -12,6 +12,8 @@ import xoscar_idle
 def without_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
     """UCX goes over TCP, unless somebody who has better hardware says otherwise."""
     monkeypatch.setenv("UCX_TLS", os.environ.get("UCX_TLS", "tcp,self"))
+    # Who comes back listens where the killed one did; the kernel may keep its sockets for a minute.
+    monkeypatch.setenv("UCX_CM_REUSEADDR", "y")
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ import xoscar as xo
 from xoscar.backends.communication.errors import ChannelClosed
 from xoscar.errors import ServerClosed
 
+from ..support.waiting import eventually_told
 from .actors import siblings, strangers
 
 pytestmark = [
@@ -36,22 +36,13 @@ def long(transport: str) -> dict[str, float]:
     return {f"idle_timeout_{transport}": 600}
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> bool:
-    """Whether the condition comes true within the bound."""
-    for _ in range(400):
-        if await condition():
-            return True
-        await asyncio.sleep(0.05)
-    return False
-
-
-async def none_left(sender: Any, transport: str) -> bool:
-    """Whether its connections over ``transport`` are closed within the bound."""
+async def none_left(sender: Any, transport: str) -> None:
+    """Wait until its connections over ``transport`` are closed."""
 
     async def none() -> bool:
         return not await sender.connections(transport)
 
-    return await eventually(none)
+    await eventually_told(none)
 
 
 async def copy(sender: Any, receiver: Any, size: int) -> None:
@@ -74,7 +65,7 @@ def test_copies_across_an_idle_close(arrangement: Any, transport: str) -> None:
                 assert await sender.connections(transport) == opened
                 seen += opened
                 await sender.configure(short(transport))
-                assert await none_left(sender, transport)
+                await none_left(sender, transport)
                 await sender.configure(long(transport))
             assert len(set(seen)) == 2, "opened anew"
 
@@ -92,7 +83,7 @@ def test_long_copy_keeps_its_connection(arrangement: Any, transport: str) -> Non
             assert await receiver.written() == 4
             assert len(seen) == 4
             assert len({tuple(each) for each in seen}) == 1
-            assert await none_left(sender, transport)
+            await none_left(sender, transport)
 
     asyncio.run(main())
 
@@ -105,16 +96,16 @@ def test_peer_is_killed(transport: str) -> None:
             await copy(sender, receiver, 1 << 10)
             target = await receiver.target(1 << 10)
             waiting = asyncio.ensure_future(sender.call(receiver, "forever"))
-            assert await eventually(receiver.is_called)
+            await eventually_told(receiver.is_called)
             os.kill(await receiver.pid(), signal.SIGKILL)
             with pytest.raises(ServerClosed):
                 await waiting
-            assert await none_left(sender, transport)
+            await none_left(sender, transport)
             for _ in range(2):
                 # UCX may take its limit for a connect to find out.
                 with pytest.raises((OSError, ChannelClosed, ServerClosed)):
                     await sender.copy(target, 1 << 10)
-            assert await none_left(sender, transport)
+            await none_left(sender, transport)
 
     asyncio.run(main())
 
@@ -125,14 +116,14 @@ def test_peer_is_killed_and_comes_back(transport: str) -> None:
             await copy(sender, receiver, 1 << 10)
             killed = await receiver.pid()
             os.kill(killed, signal.SIGKILL)
-            assert await none_left(sender, transport)
+            await none_left(sender, transport)
 
             async def is_back() -> bool:
                 with contextlib.suppress(OSError, ServerClosed, xo.ActorNotExist):
                     return bool(await receiver.pid() != killed)
                 return False
 
-            assert await eventually(is_back)
+            await eventually_told(is_back)
             await copy(sender, receiver, 1 << 10)
             assert len(await sender.connections(transport)) == 1
 
