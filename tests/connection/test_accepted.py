@@ -44,9 +44,10 @@ class Wire:
         self.unsent = 0
         self.closed = False
         self.written = b""
+        self.socket: socket.socket | None = None
 
-    def get_extra_info(self, _: str) -> None:
-        return None
+    def get_extra_info(self, _: str) -> socket.socket | None:
+        return self.socket
 
     def get_write_buffer_size(self) -> int:
         return self.unsent
@@ -137,6 +138,24 @@ def test_an_idle_connection_is_closed_at_its_timeout(with_accepted: Any) -> None
         assert not writer.closed
         await asyncio.sleep(0.2)
         assert writer.closed
+
+    with_accepted(test)
+
+
+def test_what_the_kernel_has_is_waited_for(with_accepted: Any) -> None:
+    """A loop that stood still may look at the clock before it reads."""
+
+    async def test(pool: Pool, reader: Any, writer: Wire) -> None:
+        here, there = socket.socketpair()
+        with here, there:
+            writer.socket = here
+            there.send(b"x")
+            await asyncio.sleep(TIMEOUT + 0.1)
+            assert not writer.closed
+            here.recv(1)
+            await asyncio.sleep(TIMEOUT)
+            assert writer.closed
+            writer.socket = None
 
     with_accepted(test)
 
