@@ -66,11 +66,16 @@ def test_no_public_name_is_hidden_by_a_module_of_that_name() -> None:
         assert importlib.util.find_spec(f"xoscar_idle.{name}") is None, name
 
 
-def test_what_tells_of_connections_imports_no_asyncio() -> None:
+def test_what_needs_no_xoscar_imports_no_asyncio() -> None:
     """Two threads that import it and xoscar for the first time can meet Python's own deadlock."""
-    imports = "import xoscar_idle.metrics, xoscar_idle; xoscar_idle.Statistics"
-    done = run(sys.executable, "-c", f"{imports}; import sys; print('asyncio' in sys.modules)")
-    assert done.stdout == "False\n"
+    names = set(xoscar_idle.__all__) - {"CallTimeout", "deadline", "ping"}
+    program = "import sys, xoscar_idle.metrics, xoscar_idle\n" + "\n".join(
+        f"xoscar_idle.{name}" for name in sorted(names)
+    )
+    done = run(
+        sys.executable, "-c", f"{program}\nprint({{'asyncio', 'xoscar'}} & {{*sys.modules}})"
+    )
+    assert done.stdout == "set()\n"
 
 
 ACTIVE = "import xoscar, xoscar_idle; print(xoscar_idle.is_active())"

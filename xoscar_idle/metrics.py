@@ -1,7 +1,7 @@
-"""The public place of :class:`PrometheusCollector`, for programs that register it themselves."""
+"""The public place of what programs use of the metrics."""
 
 from __future__ import annotations
 
-from .telemetry.metrics import PrometheusCollector
+from .telemetry.metrics import PrometheusCollector, register, unregister
 
-__all__ = ["PrometheusCollector"]
+__all__ = ["PrometheusCollector", "register", "unregister"]
