@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import queue
-import resource
 import subprocess
 import sys
 import threading
@@ -22,9 +21,9 @@ from typing import Any
 
 import psutil
 
+from xoscar_idle import descriptors
 from xoscar_idle.config import unset_everywhere
-
-IDLE_TIMEOUT = "XOSCAR_IDLE_TIMEOUT"
+from xoscar_idle.gate import IDLE_TIMEOUT
 
 
 def idle_closing(timeout: float) -> dict[str, str]:
@@ -34,9 +33,10 @@ def idle_closing(timeout: float) -> dict[str, str]:
 
 def raise_descriptor_limit() -> int:
     """Let this process have as many descriptors as it may; returns how many."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return 1 << 20 if hard == resource.RLIM_INFINITY else hard
+    _, hard = descriptors.limits()
+    most = 1 << 20 if hard is None else hard
+    descriptors.allow(most)
+    return most
 
 
 def quiet() -> None:
@@ -107,7 +107,7 @@ class Child:
         return self._answers.empty()
 
     def descriptors(self) -> int:
-        return psutil.Process(self.process.pid).num_fds()
+        return descriptors.count(psutil.Process(self.process.pid))
 
     def __enter__(self) -> Child:
         return self

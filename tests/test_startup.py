@@ -11,10 +11,10 @@ import pytest
 
 from .support import processes
 from .support.environment import environment
+from .support.processes import ROOT
 
 pytestmark = pytest.mark.integration
 
-ROOT = Path(__file__).parents[1]
 ACTIVATION = """\
 import sys
 

@@ -34,13 +34,13 @@ def limits() -> tuple[int | None, int | None]:
 
 def allow(number: int) -> None:
     """Raise the limit of this process, if need be, so that it can have so many."""
-    soft, _ = limits()
+    soft, hard = limits()
     if sys.platform == "win32" or soft is None or soft >= number:
         return
     import resource
 
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
+    most = resource.RLIM_INFINITY if hard is None else hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number, most))
 
 
 def limit_of(process: psutil.Process) -> int | None:

@@ -25,6 +25,11 @@ FORMAT = "%(asctime)s %(name)s[%(process)d] %(levelname)s %(message)s"
 """With the process: many of them write to one console."""
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says, or else what it is, on one line."""
+    return " ".join(f"{error}".split()) or type(error).__name__
+
+
 def wanted(environ: Mapping[str, str] = os.environ) -> str | None:
     """From which level on the environment asks for lines; None: it does not ask.
 

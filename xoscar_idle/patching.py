@@ -12,7 +12,7 @@ from typing import Any
 
 from packaging.specifiers import SpecifierSet
 
-from . import gate
+from . import gate, logs
 
 SUPPORTED = SpecifierSet(">=0.11,<0.13")
 """The versions of xoscar whose internals are known."""
@@ -130,7 +130,7 @@ def is_active() -> bool:
 def prevented_by(error: Exception) -> None:
     """Tell from now on that activation by environment has failed with ``error``."""
     global _prevented
-    _prevented = " ".join(f"{error}".split()) or type(error).__name__
+    _prevented = logs.one_line(error)
 
 
 def why_inactive() -> str:

@@ -14,12 +14,10 @@ import pytest
 from xoscar_idle.commands import doctor
 
 from ..support.environment import environment
-from ..support.processes import run
+from ..support.processes import ROOT, run
 from ..support.virtual_environments import Environment
 
 pytestmark = pytest.mark.integration
-
-ROOT = Path(__file__).parents[2]
 
 
 def examine(

@@ -25,12 +25,13 @@ from ..support import processes
 from ..support.endpoints import refusing
 from ..support.environment import environment
 from ..support.hosting import pools, worker
+from ..support.processes import ROOT
 from ..support.serving import Series, serving
 from ..support.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = ROOT / "docs"
 LIBRARIES = ("prometheus_client", "aioprometheus")
 ON = {"XOSCAR_IDLE_TIMEOUT": "600"}
 

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..support.environment import environment
-from ..support.processes import run
+from ..support.processes import ROOT, run
 
-ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 100
 """Seconds for the tests of one mutant; one with which they do not end is found."""
 

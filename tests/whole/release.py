@@ -14,8 +14,9 @@ import pytest
 
 import xoscar_idle
 
+from ..support.processes import ROOT
 from ..support.virtual_environments import Environment, run
-from .test_packaging import ROOT, check_activation
+from .test_packaging import check_activation
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from pathlib import Path
 
 import grimp
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from ..support.processes import ROOT
+
 PACKAGE = ROOT / "xoscar_idle"
 DOCS = ROOT / "docs/architecture"
 

@@ -79,22 +79,24 @@ def side_by_side(box: Nat, n_pools: int) -> tuple[Pair, Pair]:
     return Pair(box, n_pools, STOCK), Pair(box, n_pools, OURS)
 
 
-def test_idle_longer_than_the_nat_remembers(box: Nat) -> None:
-    n = 50
+def outcomes(box: Nat, n: int, scenario: str, seconds: float) -> list[dict[str, int]]:
+    """What came of the calls, with stock and with ours."""
     pairs = side_by_side(box, n)
     for pair in pairs:
-        pair.start("idle", 1.5 * REMEMBER)
-    stock, ours = (pair.result()["outcomes"] for pair in pairs)
+        pair.start(scenario, seconds)
+    return [pair.result()["outcomes"] for pair in pairs]
+
+
+def test_idle_longer_than_the_nat_remembers(box: Nat) -> None:
+    n = 50
+    stock, ours = outcomes(box, n, "idle", 1.5 * REMEMBER)
     assert ours == {ANSWERED: n * IDLE_ROUNDS}
     assert ANSWERED not in stock
 
 
 def test_a_call_longer_than_the_nat_remembers(box: Nat) -> None:
     n = 5
-    pairs = side_by_side(box, n)
-    for pair in pairs:
-        pair.start("long", 3 * REMEMBER)
-    stock, ours = (pair.result()["outcomes"] for pair in pairs)
+    stock, ours = outcomes(box, n, "long", 3 * REMEMBER)
     assert ours == {ANSWERED: n}
     assert ANSWERED not in stock
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from ..support.processes import ROOT
 from ..support.virtual_environments import Environment, run
 
-ROOT = Path(__file__).parents[2]
 PROJECT = ("LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.cfg", "setup.py")
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]

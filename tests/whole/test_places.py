@@ -11,14 +11,13 @@ import hashlib
 import importlib.metadata
 import inspect
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from xoscar_idle import activation, patching
 
-ROOT = Path(__file__).parents[2]
+from ..support.processes import ROOT
 
 KNOWN = {
     "xoscar.backends.core:ActorCaller.__getattr__": ("25531f367a30",),

@@ -19,6 +19,7 @@ from xoscar.utils import fix_all_zero_ip
 
 from ..connection import addresses
 from ..connection.exchange import Exchange
+from ..logs import one_line
 from .snapshot import Snapshot, Unobservable, take
 
 QUESTION = "xoscar_idle"
@@ -55,7 +56,7 @@ async def ask(address: str) -> list[Snapshot]:
     except asyncio.TimeoutError:
         raise Unobservable(f"{address} did not answer in {TIMEOUT:g} s") from None
     except Exception as error:
-        raise Unobservable(f"no pool answers at {address}: {_one_line(error)}") from None
+        raise Unobservable(f"no pool answers at {address}: {one_line(error)}") from None
     return await asyncio.gather(*map(_process, addresses))
 
 
@@ -71,7 +72,7 @@ async def _process(address: str) -> Snapshot:
     except asyncio.TimeoutError:
         note = f"did not answer in {TIMEOUT:g} s: its event loop may be blocked"
     except Exception as error:
-        note = f"does not answer: {_one_line(error)}"
+        note = f"does not answer: {one_line(error)}"
     return Snapshot(pid=None, address=address, note=note)
 
 
@@ -89,7 +90,3 @@ async def _exchange(address: str) -> AsyncIterator[Exchange]:
     async with Exchange(Router.get_instance_or_empty(), address, TIMEOUT) as exchange:
         await exchange.introduce()
         yield exchange
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{error}".split()) or type(error).__name__
