@@ -568,7 +568,8 @@ def test_a_foreign_users_process() -> None:
         foreign = f"{os.getpid()}"
         prelude = (
             "import os, psutil, xoscar_idle.commands.cli, xoscar_idle.commands.top; "
-            "import concurrent.futures.thread, encodings.idna, pwd; "
+            "import xoscar_idle.startup, "
+            "concurrent.futures.thread, encodings.idna, pwd; "
             "os.setgroups([]); os.setgid(65534); os.setuid(65534); "
         )
     done = run("stats", foreign, prelude=prelude)
