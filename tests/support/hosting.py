@@ -66,6 +66,12 @@ class Worker(xo.StatelessActor):  # type: ignore[misc]
 
         return xoscar_idle.statistics().opened
 
+    def at_rest(self) -> bool:
+        """Whether its process has no connection open that it has opened."""
+        import xoscar_idle
+
+        return not xoscar_idle.statistics().open
+
     def configure(self, **settings: Any) -> None:
         import xoscar_idle
 

@@ -20,7 +20,7 @@ from xoscar_idle.connection import deadlines, registry
 
 from ..support.hosting import Worker, pools, sockets, worker
 from ..support.virtual_environments import Environment
-from ..support.waiting import BOUND, eventually_here
+from ..support.waiting import BOUND, eventually_here, eventually_told
 
 pytestmark = pytest.mark.integration
 
@@ -95,11 +95,13 @@ def test_descriptors_return_in_an_actor_of_a_sub_pool(uses_uvloop: str, install:
         actor = await worker(sub_address)
         pid = await actor.pid()
         assert await actor.active()
+        await eventually_told(actor.at_rest)  # it has called its main pool when it was started
         here, there, main = sockets(pid), sockets(others.pid), sockets(hosted.pid)
         targets, opened = [*others.addresses, main_address], await actor.opened()
         for cycle in range(1, 4):
             assert await actor.visit(targets, cycle) == [cycle] * len(targets)
             assert await actor.opened() >= opened + cycle * len(targets)
+            await eventually_told(actor.at_rest)
             await eventually_here(lambda: sockets(pid) <= here)
             await eventually_here(lambda: sockets(others.pid) <= there)
             await eventually_here(lambda: sockets(hosted.pid) <= main)
