@@ -121,6 +121,8 @@ def test_agrees_with_the_kernel(active: None) -> None:
         busy = asyncio.ensure_future(actor.hold())
         for address in hosted.addresses[1:]:
             await (await worker(address)).echo(1)
+        # A pool that is new is asked, in the background, for its main pool.
+        await eventually_here(lambda: statistics.statistics().active == 1)
         now, records = statistics.statistics(), statistics.connections()
         assert (now.open, now.active, now.idle) == (5, 1, 4)
         assert {r.descriptor for r in records} == established() - before

@@ -29,7 +29,7 @@ from .. import config
 from ..clock import Clock, monotonic
 from ..periodic import Periodic, spawn
 from . import cap as caps
-from . import leases, routing, transports
+from . import leases, losses, routing, transports
 from .age import AgeQueue
 from .cap import Cap, Seat
 from .client import NOWHERE, CallerClient, State
@@ -199,7 +199,8 @@ class ActorCaller(Periodic):
                 # Nothing was written, so another connection may try; but a peer that hangs up
                 # on new connections is not to be dialed in a loop.
                 if not reused:
-                    raise ServerClosed(f"Remote server {client.address} closed: {error}") from None
+                    closed = ServerClosed(f"Remote server {client.address} closed: {error}")
+                    raise (await losses.lost(client) or closed) from None
         result = await reply if wait else reply
         self._profiling_data.collect_actor_call(message, perf_counter() - started)
         return result
@@ -254,7 +255,10 @@ class ActorCaller(Periodic):
             with contextlib.suppress(Exception):  # whoever waited has had its error
                 await asyncio.wait_for(calling, CANCEL_TIMEOUT)
 
-        task = spawn(self.loop, cancel())
+        self._in_background(cancel())
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = spawn(self.loop, work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
@@ -400,6 +404,10 @@ class ActorCaller(Periodic):
         """One more connection is idle."""
         if self._cap.surplus:
             self._cap.shrink()
+
+    def answered(self, client: CallerClient) -> None:
+        """A pool speaks on the other side of a connection."""
+        losses.met(client, self._in_background)
 
     def unlink(self, client: CallerClient) -> None:
         """A connection takes no new calls any more."""

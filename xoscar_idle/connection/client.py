@@ -19,7 +19,7 @@ from xoscar.errors import ServerClosed
 
 from ..clock import Clock
 from ..periodic import spawn
-from . import authentication, counters, routing, transports
+from . import authentication, counters, losses, routing, transports
 from .cap import NO_SEAT
 from .idle import Lane
 
@@ -94,6 +94,9 @@ class Owner(Protocol):
     def fell_idle(self) -> None:
         """One more connection is idle."""
 
+    def answered(self, client: CallerClient) -> None:
+        """The peer has answered for the first time: it speaks as a pool does."""
+
     def unlink(self, client: CallerClient) -> None:
         """It takes no new calls any more; once."""
 
@@ -122,6 +125,7 @@ class CallerClient:
 
     __slots__ = (
         "__weakref__",
+        "_asking",
         "_owner",
         "_requests",
         "_send",
@@ -159,6 +163,7 @@ class CallerClient:
         self.retire_at = math.inf
         self._owner = owner
         self._requests: dict[bytes, Reply] = {}
+        self._asking = 0  # questions of ours among them
         self._send: Callable[[Any], Awaitable[None]] = transports.sender(client)
         counters.count_open()
 
@@ -199,8 +204,8 @@ class CallerClient:
 
     @property
     def in_flight(self) -> int:
-        """How many requests wait for their reply."""
-        return len(self._requests)
+        """How many requests of the program wait for their reply."""
+        return max(0, len(self._requests) - self._asking)
 
     def waiting(self) -> list[Reply]:
         """The requests that wait for their reply, the oldest first."""
@@ -305,6 +310,31 @@ class CallerClient:
             raise known or self._server_closed(told) from None
         return reply
 
+    async def ask(self, message: Any, timeout: float) -> Any:
+        """The reply to a question of ours, which is no call of the program's.
+
+        It is cancelled after ``timeout`` seconds.
+
+        Raises
+        ------
+        ConnectionError, ServerClosed, transports.NotSent
+            There is none.
+        """
+        if not self.add_ref():
+            raise transports.NotSent("the connection was closed before")
+        self.calls -= 1
+        self._asking += 1
+        try:
+            reply = await self.request(message)
+            # Not wait_for, which leaves a task of its own where a loop ends in the middle of it.
+            timer = self.loop.call_later(timeout, reply.cancel)
+            try:
+                return await reply
+            finally:
+                timer.cancel()
+        finally:
+            self._asking -= 1
+
     def _settle(self, message_id: bytes, message: Any) -> None:
         """Deliver a reply. Nobody waits for one that was cancelled, or never asked for."""
         self.arrivals += 1
@@ -313,6 +343,8 @@ class CallerClient:
             if not reply.done():
                 reply.set_result(message)
             self.de_ref()
+        if self.arrivals == 1:
+            self._owner.answered(self)
 
     def _unreadable(self, failure: DeserializeMessageFailed) -> None:
         reply = self._requests.get(failure.message_id)
@@ -420,6 +452,8 @@ class CallerClient:
             self._fail(reply, copy_error(error))
 
     def _server_closed(self, error: BaseException) -> ServerClosed:
+        if isinstance(error, ServerClosed):
+            return error
         return ServerClosed(f"Remote server {self.address} closed: {error}")
 
     async def _run(self) -> None:
@@ -444,12 +478,18 @@ class CallerClient:
             await transports.close(self.client)
             self.state = State.CLOSED
 
-    async def _explained(self, error: Exception) -> Exception:
-        """What there is to say of a peer that hung up on the first message.
+    async def _explained(self, error: Exception) -> BaseException:
+        """What there is to say to those who wait on a connection that has been lost.
 
-        One that has ended hangs up, too. But where the key does not fit, the pool goes on.
+        It may take a second; no other call joins them meanwhile.
         """
-        first = not self.arrivals and self._requests and self.now() - self.opened < KEY_SHOWS
+        if not self._requests:
+            return error
+        if self.state is State.OPEN:
+            self.retire("peer" if isinstance(error, EOFError) else "error")
+        # A peer that has ended hangs up on the first message, too. But where the key does not fit,
+        # the pool goes on.
+        first = not self.arrivals and self.now() - self.opened < KEY_SHOWS
         if (
             first
             and isinstance(error, authentication.HUNG_UP)
@@ -457,7 +497,7 @@ class CallerClient:
             and await authentication.keeps_silent_connections(self.router, self.route)
         ):
             return EOFError(authentication.explained(error))
-        return error
+        return await losses.lost(self) or error
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         # A task that is cancelled before its first step, or while it closes, leaves this undone.

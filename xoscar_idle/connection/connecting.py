@@ -12,7 +12,7 @@ from xoscar.errors import ServerClosed
 from .. import config
 from ..clock import Clock
 from ..periodic import spawn
-from . import counters, routing, transports
+from . import counters, losses, routing, transports
 from .cap import NO_SEAT, Cap, Seat
 from .client import CallerClient, copy_error, settable
 from .deadlines import clear as clear_deadline
@@ -158,6 +158,15 @@ class Connects:
 
     async def _dial(self, connect: Connect) -> transports.Client:
         clear_deadline()  # it is for all who wait, and what it starts in this process lives on
+        try:
+            return await self._open(connect)
+        except ConnectionRefusedError:
+            told = await losses.refused(routing.known_as(connect.router, connect.route))
+            if told is None:
+                raise
+            raise told from None
+
+    async def _open(self, connect: Connect) -> transports.Client:
         router, route = connect.router, connect.route
         routing.override(router, "idle_timeout")  # a bad one fails here, before it is needed
         timeout = routing.override(router, "connect_timeout")

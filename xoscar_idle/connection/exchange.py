@@ -22,6 +22,16 @@ NOBODY = b"xoscar_idle"
 """The id of an actor that no pool has."""
 
 
+def question_for_name(route: str) -> SendMessage:
+    """A call to an actor that is not there: its error tells the process's own name and its pid."""
+    return SendMessage(new_message_id(), create_actor_ref(route, NOBODY), (NOBODY.decode(), (), {}))
+
+
+def question_for_config(name: str, content: str | None) -> ControlMessage:
+    """A question for the configuration of the process that calls itself ``name``."""
+    return ControlMessage(new_message_id(), name, ControlMessageType.get_config, content)
+
+
 class Exchange:
     """Opened with ``async with``, or with :meth:`open` and :meth:`close`.
 
@@ -83,19 +93,14 @@ class Exchange:
         end if it is reached by another: ``localhost``, or a host where it listens on 0.0.0.0.
         The error of a call to an actor that is not there tells the name.
         """
-        nobody = create_actor_ref(self._route, NOBODY)
-        error = await self._ask(SendMessage(new_message_id(), nobody, (NOBODY.decode(), (), {})))
+        error = await self._ask(question_for_name(self._route))
         if not isinstance(error, ErrorMessage):
             raise ConnectionError("it does not speak as a pool does")
         self._own_address, self.pid = error.address, error.pid
 
     async def config(self, content: str | None) -> Any:
         """The answer to a question for the pool's configuration; :meth:`introduce` comes first."""
-        reply = await self._ask(
-            ControlMessage(
-                new_message_id(), self._own_address, ControlMessageType.get_config, content
-            )
-        )
+        reply = await self._ask(question_for_config(self._own_address, content))
         if isinstance(reply, ErrorMessage):
             raise reply.as_instanceof_cause()
         return reply.result

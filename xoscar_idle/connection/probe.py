@@ -13,7 +13,7 @@ from xoscar.backends.router import Router
 
 from .. import config, values
 from ..periodic import spawn
-from . import addresses, routing, transports
+from . import addresses, losses, routing, transports
 from .client import CallerClient, Reply, State
 from .deadlines import clear as clear_deadline
 from .exchange import Exchange
@@ -132,6 +132,10 @@ class Prober:
         try:
             await asyncio.wait_for(_ask(client.router, client.route), timeout)
         except asyncio.TimeoutError:
+            if excuse := await losses.excused(client):
+                logger.debug("no answer to a probe of %s: %s", client.address, excuse)
+                self._silent.pop(client, None)
+                return
             why = f"it did not answer a probe within {timeout:g} s"
         except Exception as error:
             why = f"a probe failed: {error}"
