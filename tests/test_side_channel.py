@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from xoscar_idle import side_channel
+from xoscar_idle import side_channel, side_thread
 from xoscar_idle.telemetry import snapshot
 from xoscar_idle.telemetry.snapshot import Snapshot
 from xoscar_idle.telemetry.targets import nobody
@@ -334,7 +334,7 @@ def test_its_end_does_not_wait_for_one_who_asks_nothing(
         assert channel is not None
         eventually(lambda: channel._served)
         side_channel.stop()
-        assert not channel._thread.is_alive()
+        assert side_thread._running is None
 
 
 def test_the_working_directory_is_no_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from . import config, gate, logs, patching, side_channel
+from . import config, gate, logs, patching, side_channel, side_thread
 from .config import Settings
 from .locks import process_lock
 from .patching import Place, UnsupportedXoscar, is_active
@@ -173,6 +173,7 @@ def uninstall() -> None:
 def _after_fork() -> None:
     for part in _known:
         part.after_fork()
+    side_thread.after_fork()
     side_channel.after_fork()  # last: its thread looks at what the others have put in order
 
 

@@ -1,8 +1,8 @@
 """The local socket over which a process answers the user it belongs to.
 
-There is none unless ``XOSCAR_IDLE_MONITOR`` is set, to 1 or to a directory for it. One daemon
-thread serves it, so it answers when the program's event loops are blocked, and when the process is
-out of descriptors. Whoever connects sends one line, the question, and gets one line, the answer
+There is none unless ``XOSCAR_IDLE_MONITOR`` is set, to 1 or to a directory for it. The side thread
+serves it, so it answers when the program's event loops are blocked, and when the process is out of
+descriptors. Whoever connects sends one line, the question, and gets one line, the answer
 that has been registered for it with :func:`answer`.
 
 The socket is ``PID.sock`` in a directory that only its owner can enter. What a killed process
@@ -20,14 +20,13 @@ import stat
 import struct
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import psutil
 
-from . import values
+from . import side_thread, values
 from .locks import process_lock
 
 logger = logging.getLogger("xoscar_idle")
@@ -46,6 +45,8 @@ QUESTION_TIMEOUT = TIMEOUT / 2
 
 LONGEST_QUESTION = 1000
 """Bytes of a question; what is longer is none."""
+
+PRIVATE = "a directory that belongs to this user alone, with mode 700"
 
 LONGEST_PATH = 107 if sys.platform == "linux" else 103
 """Bytes of the path of a unix socket: ``sun_path`` less the zero at its end."""
@@ -87,17 +88,22 @@ def directories() -> list[Path]:
     own = own_directory()
     if own is not None:
         return [own]
-    places = []
+    places = in_temporary()
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and is_private(Path(runtime)):
-        places.append(Path(runtime) / "xoscar-idle")
+        places.insert(0, Path(runtime) / "xoscar-idle")
+    return places
+
+
+def in_temporary() -> list[Path]:
+    """Where something of this user can be among temporary files, the preferred place first."""
     temporary = ["/tmp"]
     with contextlib.suppress(OSError):  # none can be written to
         found = tempfile.gettempdir()
         # The last that Python tries is the working directory, another one for each who looks.
         if found != os.getcwd() or found == os.environ.get("TMPDIR"):
             temporary.insert(0, found)
-    places += [Path(place) / f"xoscar-idle-{os.geteuid()}" for place in temporary]
+    places = [Path(place) / f"xoscar-idle-{os.geteuid()}" for place in temporary]
     return list(dict.fromkeys(places))
 
 
@@ -111,7 +117,7 @@ def directory() -> Path:
     """
     complaints = []
     for place in directories():
-        wrong = _wrong_with(place)
+        wrong = _wrong_for_socket(place)
         if wrong is None:
             return place
         complaints.append(f"{place} {wrong}")
@@ -119,10 +125,15 @@ def directory() -> Path:
     raise OSError("; ".join(complaints) + remedy)
 
 
-def _wrong_with(place: Path) -> str | None:
+def _wrong_for_socket(place: Path) -> str | None:
     """Why ``place``, which is made if need be, is none for a socket; None if it is one."""
     if len(os.fsencode(_path(place))) > LONGEST_PATH:
         return f"is too long: the path of a unix socket has {LONGEST_PATH} bytes at most"
+    return wrong_with(place)
+
+
+def wrong_with(place: Path) -> str | None:
+    """Why ``place``, which is made if need be, cannot be this user's alone; None if it can."""
     try:
         place.mkdir(0o700)
     except FileExistsError:
@@ -130,7 +141,7 @@ def _wrong_with(place: Path) -> str | None:
     except OSError as error:
         return f"cannot be made: {error.strerror}"
     if not is_private(place):
-        return "is not a directory that belongs to this user alone, with mode 700"
+        return f"is not {PRIVATE}"
     if not os.access(place, os.W_OK | os.X_OK):
         return "cannot be written to"
     return None
@@ -247,52 +258,55 @@ def answer(question: str, with_: Callable[[], str]) -> None:
 
 
 class _Channel:
-    """The socket of this process and the thread that serves it."""
+    """The socket of this process."""
 
     def __init__(self) -> None:
         self._socket, self.path = _listen()
         self._spare: int | None = os.open(os.devnull, os.O_RDONLY)
         self._stopping = False
         self._served: socket.socket | None = None
-        self._thread = threading.Thread(
-            target=self._serve, name="xoscar-idle-side-channel", daemon=True
-        )
-        self._thread.start()
+        side_thread.wait_for(self)
 
     def stop(self) -> None:
-        """Remove the socket and end the thread."""
+        """Remove the socket."""
         self._stopping = True
         if (served := self._served) is not None:
             with contextlib.suppress(OSError):  # it has just been closed
                 served.shutdown(socket.SHUT_RDWR)
-        with contextlib.suppress(OSError), _unix_socket() as wake:
-            wake.connect(str(self.path))
+        side_thread.leave()
         self.path.unlink(missing_ok=True)
-        self._thread.join(TIMEOUT)
         self.close()
+
+    def wake(self) -> None:
+        """Let :meth:`serve` return."""
+        with contextlib.suppress(OSError), _unix_socket() as sock:
+            sock.connect(str(self.path))
 
     def close(self) -> None:
         """Close the descriptors: all there is to do in a forked child, where no thread runs."""
         self._socket.close()
         self._release_spare()
 
-    def _serve(self) -> None:
-        while not self._stopping:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
-                # Out of descriptors is when somebody looks: the spare one serves them.
-                if not self._release_spare():
-                    time.sleep(TIMEOUT)
-                continue
-            with connection:
-                self._served = connection
-                if not self._stopping:
-                    try:
-                        _answer(connection)
-                    except Exception as error:  # above all: who asked has gone, or does not read
-                        logger.debug("the side channel could not answer: %r", error)
-            self._keep_spare()
+    def serve(self, timeout: float | None) -> None:
+        """Answer the next one that asks within ``timeout`` seconds."""
+        try:
+            self._socket.settimeout(timeout)
+            connection, _ = self._socket.accept()
+        except (TimeoutError, BlockingIOError):
+            return
+        except OSError:
+            # Out of descriptors is when somebody looks: the spare one serves them.
+            if not self._release_spare():
+                time.sleep(TIMEOUT if timeout is None else min(timeout, TIMEOUT))
+            return
+        with connection:
+            self._served = connection
+            if not self._stopping:
+                try:
+                    _answer(connection)
+                except Exception as error:  # above all: who asked has gone, or does not read
+                    logger.debug("the side channel could not answer: %r", error)
+        self._keep_spare()
 
     def _release_spare(self) -> bool:
         spare, self._spare = self._spare, None
