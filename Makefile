@@ -21,6 +21,7 @@ OLDEST := .venv-oldest/.ready-$(KEY)
 # What depends on xoscar, for its oldest supported version.
 OLDEST_TESTS := tests/test_activation.py \
 	$(addprefix tests/whole/test_,$(addsuffix .py,places mixed pools)) \
+	tests/supervision/test_recovery.py \
 	$(addprefix tests/connection/test_,$(addsuffix .py,accepted caller loops preexisting))
 
 # It runs as a user who may not write what coverage measures.
@@ -51,7 +52,7 @@ test: style $(OLDEST) ## the whole proof, on all cores (PYTEST_ARGS="-k name")
 test-transports: $(TRANSPORTS) ## run the tests of copies over UCX and NIXL, on Linux
 	.venv-transports/bin/python -m pytest $(PYTEST_ARGS) tests/transports
 
-bench: $(READY) $(BENCH) ## run all benchmarks, nine minutes or so, and write benchmarks/results
+bench: $(READY) $(BENCH) ## run all benchmarks, a quarter of an hour or so, and write benchmarks/results
 	@$(BIN)/python -m benchmarks
 
 compat: $(READY) ## run the tests on every Python that is there and every supported xoscar

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,18 +18,20 @@ from xoscar.backends.pool import AbstractActorPool
 from xoscar.backends.router import Router
 
 import xoscar_idle
-from xoscar_idle import activation, config
+from xoscar_idle import activation, config, patching
 
 from .support.environment import environment
 from .support.processes import run
 
 VARIABLE = "XOSCAR_IDLE_TIMEOUT"
+SUPERVISE = "XOSCAR_SUPERVISE"
 TARGETS = (ActorCaller, Router, IndigenActorContext)
 
 
 @pytest.fixture(autouse=True)
 def inactive_before_and_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.delenv(VARIABLE, raising=False)
+    for name in (VARIABLE, SUPERVISE):
+        monkeypatch.delenv(name, raising=False)
     assert not xoscar_idle.is_active()
     before = [dict(vars(target)) for target in TARGETS]
     yield
@@ -129,7 +132,7 @@ def test_a_part_that_this_xoscar_cannot_have_is_off_and_the_others_are_not(
 def test_what_fails_while_places_are_replaced_leaves_no_part_begun(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    connection, telemetry = activation.parts()
+    connection, *_, telemetry = activation.parts()
     stopped: list[str] = []
     real = connection.stop
 
@@ -161,6 +164,60 @@ def test_variable_off_or_unset_activates_nothing(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv(VARIABLE, value)
         activation.activate_from_environment()
         assert not xoscar_idle.is_active()
+
+
+@pytest.mark.parametrize("idle_timeout", [None, "", "off", " OFF"])
+def test_that_of_supervision_alone_activates_without_idle_closing(
+    monkeypatch: pytest.MonkeyPatch, idle_timeout: str | None
+) -> None:
+    monkeypatch.setenv(SUPERVISE, " Observe ")
+    if idle_timeout is not None:
+        monkeypatch.setenv(VARIABLE, idle_timeout)
+    activation.activate_from_environment()
+    assert xoscar_idle.is_active()
+    assert (config.current().idle_timeout, config.current().supervise) == (0, "observe")
+    assert config.Settings.from_environment() == config.current(), "so it is in children"
+
+
+@pytest.mark.parametrize("value", ["off", "", " OFF", "0"])
+def test_supervision_that_is_off_activates_nothing(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setattr(patching, "_prevented", "")
+    monkeypatch.setenv(SUPERVISE, value)
+    activation.activate_from_environment()
+    assert not xoscar_idle.is_active()
+    told = patching.why_inactive()
+    assert told == f"{VARIABLE} is not set, or off, and so is {SUPERVISE}"
+
+
+@pytest.mark.parametrize("value", ["1", "on", "act", "obsevre"])
+def test_a_bad_value_of_supervision_activates_with_its_default(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, value: str
+) -> None:
+    monkeypatch.setenv(SUPERVISE, value)
+    activation.activate_from_environment()
+    assert xoscar_idle.is_active()
+    assert (config.current().idle_timeout, config.current().supervise) == (0, "off")
+    (record,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    expected = f"{SUPERVISE}={value!r} is ignored: it must be off or observe; the default, off, is"
+    assert record.getMessage().startswith(expected)
+
+
+def test_supervision_in_code_holds_for_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = dict(os.environ)
+    assert xoscar_idle.install(supervise="observe").idle_timeout == 30, "as for any install()"
+    assert (os.environ[VARIABLE], os.environ[SUPERVISE]) == ("30", "observe")
+    xoscar_idle.configure(supervise="off", supervise_dir=Path("/here"), capture_stderr=True)
+    assert os.environ[SUPERVISE] == "off"
+    assert os.environ["XOSCAR_SUPERVISE_DIR"] == "/here"
+    assert os.environ["XOSCAR_CAPTURE_STDERR"] == "1"
+    assert config.Settings.from_environment() == config.current()
+    with pytest.raises(ValueError, match=r"^supervise must be off or observe, got 'act'$"):
+        xoscar_idle.configure(supervise="act")
+    assert os.environ[SUPERVISE] == config.current().supervise == "off"
+    xoscar_idle.uninstall()
+    assert dict(os.environ) == before
 
 
 def test_bad_variable_activates_with_the_default(
@@ -232,9 +289,14 @@ def python(program: str, **settings: str) -> str:
 
 @pytest.mark.integration
 def test_by_variable_alone() -> None:
-    program = "import xoscar.backends.router, xoscar_idle as i; print(i.is_active())"
-    assert python(program, XOSCAR_IDLE_TIMEOUT="9") == "True"
-    assert python(program) == "False"
+    program = (
+        "import xoscar.backends.router, xoscar_idle as i;"
+        "print(i.is_active(), i.settings().idle_timeout, i.settings().supervise)"
+    )
+    assert python(program, XOSCAR_IDLE_TIMEOUT="9") == "True 9.0 off"
+    assert python(program, XOSCAR_SUPERVISE="observe") == "True 0.0 observe"
+    both_off = {VARIABLE: "off", SUPERVISE: "0"}
+    assert python(program) == python(program, **both_off) == "False 30.0 off"
 
 
 @pytest.mark.integration

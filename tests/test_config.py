@@ -5,6 +5,7 @@ import logging
 import resource
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,11 @@ from xoscar_idle.config import Settings, as_variable, variable
 from xoscar_idle.gate import wanted
 
 NAMES = [each.name for each in dataclasses.fields(Settings)]
-SWITCHES = [name for name in NAMES if name not in ("probe_timeout", "call_timeout_except")]
-"""The settings that 0 switches off."""
+WORDS = ("supervise", "supervise_dir", "capture_stderr", "call_timeout_except", "fault_errors")
+"""The settings that are no numbers."""
+
+SWITCHES = [name for name in NAMES if name not in ("probe_timeout", *WORDS)]
+"""The numbers that 0 switches off."""
 
 
 @pytest.mark.parametrize(
@@ -35,6 +39,42 @@ SWITCHES = [name for name in NAMES if name not in ("probe_timeout", "call_timeou
 )
 def test_the_variable_decides_on_activation(value: str | None, is_wanted: bool) -> None:
     assert wanted({} if value is None else {"XOSCAR_IDLE_TIMEOUT": value}) is is_wanted
+
+
+@pytest.mark.parametrize(
+    ("idle_timeout", "supervise", "is_wanted"),
+    [
+        ("", "observe", True),
+        ("off", " OBSERVE ", True),
+        ("off", "nonsense", True),
+        ("off", "1", True),
+        ("", "", False),
+        ("", " OFF ", False),
+        ("", "0", False),
+        ("off", " 00 ", False),
+        ("30", "off", True),
+    ],
+)
+def test_so_does_that_of_supervision(idle_timeout: str, supervise: str, is_wanted: bool) -> None:
+    environ = {"XOSCAR_IDLE_TIMEOUT": idle_timeout, "XOSCAR_SUPERVISE": supervise}
+    assert wanted(environ) is is_wanted
+
+
+@pytest.mark.parametrize(
+    ("environ", "idle_timeout", "mode"),
+    [
+        ({"XOSCAR_SUPERVISE": "observe"}, 0, "observe"),
+        ({"XOSCAR_SUPERVISE": "observe", "XOSCAR_IDLE_TIMEOUT": "off"}, 0, "observe"),
+        ({"XOSCAR_SUPERVISE": "observe", "XOSCAR_IDLE_TIMEOUT": "5"}, 5, "observe"),
+        ({"XOSCAR_SUPERVISE": "off"}, 30, "off"),
+        ({"XOSCAR_SUPERVISE": "0"}, 30, "off"),
+    ],
+)
+def test_who_asks_for_supervision_alone_gets_no_idle_closing(
+    environ: dict[str, str], idle_timeout: float, mode: str
+) -> None:
+    settings = Settings.from_environment(environ)
+    assert (settings.idle_timeout, settings.supervise) == (idle_timeout, mode)
 
 
 def test_environment() -> None:
@@ -168,13 +208,17 @@ def test_the_longest_keepalive() -> None:
         ("idle_timeout_nixl", "600, or XOSCAR_IDLE_TIMEOUT where that is longer or 0, is used"),
         ("keepalive_interval", "a third of XOSCAR_IDLE_TIMEOUT, at most 30, is used"),
         ("call_timeout_except", "the default, no method, is used"),
+        ("supervise", "it must be off or observe; the default, off, is used"),
+        ("supervise_dir", "the default, a private directory of the user, is used"),
+        ("capture_stderr", "it must be 1 or 0; the default, 0, is used"),
         ("connect_timeout", "the default, 8.0, is used"),
     ],
 )
 def test_a_bad_variable_says_what_holds(
     name: str, holds: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert Settings.from_environment({variable(name): "-"}) == Settings()
+    found = Settings.from_environment({"XOSCAR_IDLE_TIMEOUT": "30", variable(name): "-"})
+    assert found == Settings()
     (record,) = caplog.records
     assert holds in record.getMessage()
 
@@ -218,6 +262,88 @@ def test_bad_patterns_of_methods(value: object) -> None:
         Settings().changed(call_timeout_except=value)
 
 
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        ("", ()),
+        ("off", ()),
+        (["OFF"], ()),
+        ("0", ()),
+        (["0"], ()),
+        (0, ()),
+        ((), ()),
+        ("CUDA error*, *EngineDeadError*", ("CUDA error*", "*EngineDeadError*")),
+        (["RuntimeError: device [0-7] lost", "?"], None),
+        (["RuntimeError: device [0-7] lost"], ("RuntimeError: device [0-7] lost",)),
+        ("30,0x10", ("30", "0x10")),
+    ],
+)
+def test_patterns_of_errors(value: object, stored: tuple[str, ...] | None) -> None:
+    if stored is None:
+        with pytest.raises(ValueError, match=r"every error matches; '\?' is none, got"):
+            Settings().changed(fault_errors=value)
+    else:
+        assert Settings().changed(fault_errors=value).fault_errors == stored
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("a,,b", ",", "a,", "*", "a,?*", "a\nb", "\ud800", "ä" * 201),
+        *(["a,b"], [3], [""], None, 3, True, b"a", np.array("a")),
+    ],
+    ids=values.shown,
+)
+def test_bad_patterns_of_errors(value: object) -> None:
+    with pytest.raises(ValueError, match=r"^fault_errors must be patterns of errors.* got"):
+        Settings().changed(fault_errors=value)
+
+
+@pytest.mark.parametrize(
+    ("value", "mode"),
+    [("observe", "observe"), (" OBSERVE\n", "observe"), ("off", "off"), ("0", "off"), (0, "off")],
+)
+def test_what_is_supervised(value: object, mode: str) -> None:
+    assert Settings().changed(supervise=value).supervise == mode
+
+
+@pytest.mark.parametrize("value", ["1", "on", "act", "", 1, True, False, None, b"off", []])
+def test_no_such_supervision(value: object) -> None:
+    with pytest.raises(ValueError, match=r"^supervise must be off or observe, got"):
+        Settings().changed(supervise=value)
+
+
+@pytest.mark.parametrize("value", ["1", " ON ", "True", "yes", "01", 1, np.int8(1), np.bool_(True)])
+def test_a_switch(value: object) -> None:
+    assert Settings().changed(capture_stderr=value).capture_stderr is True
+    assert Settings.from_environment({"XOSCAR_CAPTURE_STDERR": "No"}).capture_stderr is False
+    assert Settings().changed(capture_stderr=False).capture_stderr is False
+
+
+@pytest.mark.parametrize("value", ["2", "", "y", "1.0", 2, -1, 1.0, None, [1], np.array([1, 1])])
+def test_no_switch(value: object) -> None:
+    with pytest.raises(ValueError, match=r"^capture_stderr must be 1 or 0, got"):
+        Settings().changed(capture_stderr=value)
+
+
+def test_a_directory_need_not_be_there() -> None:
+    for path in ("/no/such place", " /no/such place\n", Path("/no/such place")):
+        assert Settings().changed(supervise_dir=path).supervise_dir == "/no/such place"
+    assert Settings().changed(supervise_dir=None).supervise_dir is None
+
+
+@pytest.mark.parametrize("value", ["", "here", "~/here", "/a\0b", "/\ud800", b"/a", 3, True, []])
+def test_no_directory(value: object) -> None:
+    with pytest.raises(ValueError, match=r"^supervise_dir must be the absolute path of a dir.*got"):
+        Settings().changed(supervise_dir=value)
+
+
+@pytest.mark.parametrize("value", ["off", " OFF", "0", 0])
+def test_no_directory_at_all(value: object) -> None:
+    with pytest.raises(ValueError, match=r"^supervise_dir cannot be switched off: it m"):
+        Settings().changed(supervise_dir=value)
+
+
 def test_an_advice_is_given_once(caplog: pytest.LogCaptureFixture) -> None:
     try:
         for connect_timeout in (3, 3, 4):
@@ -244,7 +370,16 @@ TIMES = st.one_of(
 COUNTS = st.one_of(
     st.just("auto"), st.just(" AUTO "), st.just("off"), st.integers(0, 2**31 - 1).map(np.int64)
 )
-METHODS = st.lists(st.from_regex(r"[a-z_][a-z0-9_*?]*", fullmatch=True))
+METHODS = st.lists(st.from_regex(r"[a-z_][a-z0-9_*?]*", fullmatch=True) | st.just("off"))
+ERRORS = st.lists(
+    st.text(
+        st.characters(min_codepoint=32, max_codepoint=126, exclude_characters=","), max_size=20
+    ).filter(lambda text: text.strip("*? "))
+    | st.sampled_from(["off", "0"])
+)
+DIRECTORIES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])).map(
+    "/{}".format
+)
 
 
 @settings(deadline=None)
@@ -257,6 +392,14 @@ def test_a_child_parses_the_same_setting(data: Any) -> None:
         value = data.draw(COUNTS)
     elif name == "call_timeout_except":
         value = data.draw(st.one_of(METHODS, METHODS.map(tuple), METHODS.map(", ".join)))
+    elif name == "fault_errors":
+        value = data.draw(st.one_of(ERRORS, ERRORS.map(tuple), ERRORS.map(", ".join)))
+    elif name == "supervise":
+        value = data.draw(st.sampled_from(["off", "observe", " Observe ", "0", 0]))
+    elif name == "supervise_dir":
+        value = data.draw(st.one_of(st.none(), DIRECTORIES, DIRECTORIES.map(Path)))
+    elif name == "capture_stderr":
+        value = data.draw(st.sampled_from([True, False, "1", "off", 1, np.int64(0)]))
     elif name == "probe_timeout":
         value = data.draw(TIMES.filter(lambda each: each not in (0, "off")))
     elif getattr(Settings(), name) is None:
@@ -265,8 +408,8 @@ def test_a_child_parses_the_same_setting(data: Any) -> None:
         value = data.draw(TIMES)
     text = as_variable(name, value)
     assert text is None or text == text.strip() != ""
-    child = Settings.from_environment({} if text is None else {variable(name): text})
-    assert child == Settings().changed(**{name: value})
+    environ = {"XOSCAR_IDLE_TIMEOUT": "30"} | ({} if text is None else {variable(name): text})
+    assert Settings.from_environment(environ) == Settings().changed(**{name: value})
 
 
 def test_variables_for_children() -> None:
@@ -277,6 +420,14 @@ def test_variables_for_children() -> None:
     assert as_variable("call_timeout_except", ["launch_*", "load"]) == "launch_*,load"
     assert as_variable("call_timeout_except", ["auto"]) == "auto"
     assert as_variable("call_timeout_except", []) is None
+    assert as_variable("supervise", " OBSERVE ") == "observe"
+    assert as_variable("supervise", 0) == "off"
+    assert as_variable("supervise_dir", Path("/here")) == "/here"
+    assert as_variable("supervise_dir", None) is None
+    assert as_variable("capture_stderr", True) == "1"
+    assert as_variable("capture_stderr", "off") == "0"
+    assert as_variable("fault_errors", ["CUDA error*", "off"]) == "CUDA error*,off"
+    assert as_variable("fault_errors", "off") is None
     with pytest.raises(ValueError, match="unknown setting 'x'; there are idle_timeout"):
         as_variable("x", 1)
     with pytest.raises(ValueError, match=r"idle_timeout must be .* got None"):

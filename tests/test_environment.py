@@ -14,7 +14,13 @@ from .support.processes import line, run, started
 pytestmark = pytest.mark.integration
 
 SHOWS = "import os, tempfile, tests; print(tempfile.gettempdir(), *sorted(os.environ), flush=True)"
-SET = {"XOSCAR_IDLE_TIMEOUT": "5", "XOSCAR_IDLE_MONITOR": "1", "XDG_RUNTIME_DIR": "/run"}
+SET = {
+    "XOSCAR_IDLE_TIMEOUT": "5",
+    "XOSCAR_SUPERVISE": "observe",
+    "XOSCAR_SUPERVISE_DIR": "/var/crash",
+    "XOSCAR_IDLE_MONITOR": "1",
+    "XDG_RUNTIME_DIR": "/run",
+}
 
 
 def without_run(**variables: str) -> dict[str, str]:

@@ -68,7 +68,8 @@ def test_no_public_name_is_hidden_by_a_module_of_that_name() -> None:
 
 def test_what_needs_no_xoscar_imports_no_asyncio() -> None:
     """Two threads that import it and xoscar for the first time can meet Python's own deadlock."""
-    names = set(xoscar_idle.__all__) - {"CallTimeout", "deadline", "ping"}
+    needs_xoscar = {"CallTimeout", "PoolCrashed", "PoolUnavailable", "deadline", "ping"}
+    names = set(xoscar_idle.__all__) - needs_xoscar
     program = "import sys, xoscar_idle.metrics, xoscar_idle\n" + "\n".join(
         f"xoscar_idle.{name}" for name in sorted(names)
     )
@@ -114,6 +115,7 @@ def test_every_name_and_every_module_first_in_each_order_with_xoscar(
     "module",
     [
         *(f"connection.{name}" for name in ("deadlines", "probe", "transports", "caller")),
+        *(f"supervision.{name}" for name in ("crash", "witness")),
         "telemetry.pool_query",
     ],
 )
@@ -195,7 +197,7 @@ def run(first, second):
 """
 
 
-@pytest.mark.parametrize("name", ["deadline", "ping", "CallTimeout"])
+@pytest.mark.parametrize("name", ["deadline", "ping", "CallTimeout", "PoolCrashed"])
 def test_a_thread_installs_and_another_imports(outputs: Outputs, name: str) -> None:
     installs, imports = (
         "import xoscar_idle; xoscar_idle.install(idle_timeout=5)",
@@ -213,7 +215,7 @@ def test_a_thread_installs_and_another_imports(outputs: Outputs, name: str) -> N
     assert outputs(programs) == ["[] True 5.0\n"] * 6
 
 
-@pytest.mark.parametrize("name", ["deadline", "ping", "CallTimeout"])
+@pytest.mark.parametrize("name", ["deadline", "ping", "CallTimeout", "PoolCrashed"])
 def test_a_thread_imports_xoscar_and_another_a_name_of_ours(outputs: Outputs, name: str) -> None:
     theirs, ours = "import xoscar", f"from xoscar_idle import {name}"
     programs = [

@@ -38,19 +38,23 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def python(tree: Path, *args: str, timeout: str | None = "5") -> tuple[list[str], str]:
-    """Run Python with XOSCAR_IDLE_TIMEOUT as given; the lines of stdout, and stderr."""
+def python(
+    tree: Path, *args: str, timeout: str | None = "5", supervise: str | None = None
+) -> tuple[list[str], str]:
+    """Run Python with the two variables as given; the lines of stdout, and stderr."""
+    given = {"XOSCAR_IDLE_TIMEOUT": timeout, "XOSCAR_SUPERVISE": supervise}
     env = environment(PYTHONPATH=str(tree))
-    if timeout is not None:
-        env["XOSCAR_IDLE_TIMEOUT"] = timeout
+    env |= {name: value for name, value in given.items() if value is not None}
     # Without the site module, so that the .pth file of an installed xoscar_idle does not act.
     done = processes.run(sys.executable, "-S", "-W", "error", *args, cwd=tree, env=env)
     return done.stdout.splitlines(), done.stderr
 
 
-def run(tree: Path, *lines: str, timeout: str | None = "5") -> list[str]:
+def run(
+    tree: Path, *lines: str, timeout: str | None = "5", supervise: str | None = None
+) -> list[str]:
     """Run the program; nothing may come from it on stderr."""
-    output, errors = python(tree, "-c", "\n".join(lines), timeout=timeout)
+    output, errors = python(tree, "-c", "\n".join(lines), timeout=timeout, supervise=supervise)
     assert not errors
     return output
 
@@ -79,8 +83,15 @@ def test_activates_at_once_when_imported_already(tree: Path) -> None:
     assert output == ["xoscar", "activated True"]
 
 
-@pytest.mark.parametrize("timeout", [None, "", "  ", "off", " OFF "])
-def test_does_nothing_when_off(tree: Path, timeout: str | None) -> None:
+@pytest.mark.parametrize(
+    ("timeout", "supervise"),
+    [
+        *((timeout, None) for timeout in (None, "", "  ", "off", " OFF ")),
+        *((None, supervise) for supervise in ("", "off", " OFF ", "0")),
+        ("off", "off"),
+    ],
+)
+def test_does_nothing_when_off(tree: Path, timeout: str | None, supervise: str | None) -> None:
     output = run(
         tree,
         "import sys",
@@ -89,6 +100,7 @@ def test_does_nothing_when_off(tree: Path, timeout: str | None) -> None:
         "assert sys.meta_path == found",
         "import xoscar",
         timeout=timeout,
+        supervise=supervise,
     )
     assert output == ["xoscar"]
 
@@ -274,12 +286,22 @@ def test_imports_next_to_nothing(tree: Path) -> None:
 PTH = "import os, site, sys; site.addsitedir(os.environ['PYTHONPATH'])"
 
 
-def test_pth_arms(tree: Path) -> None:
-    output = run(tree, PTH, "assert 'xoscar' not in sys.modules", "import xoscar")
+@pytest.mark.parametrize(
+    ("timeout", "supervise"), [("5", None), (None, "observe"), ("off", "observe"), ("5", "off")]
+)
+def test_pth_arms(tree: Path, timeout: str | None, supervise: str | None) -> None:
+    output = run(
+        tree,
+        PTH,
+        "assert 'xoscar' not in sys.modules",
+        "import xoscar",
+        timeout=timeout,
+        supervise=supervise,
+    )
     assert output == ["xoscar", "activated True"]
 
 
-def test_pth_is_idle_without_the_variable(tree: Path) -> None:
+def test_pth_is_idle_without_the_variables(tree: Path) -> None:
     output = run(
         tree, PTH, "assert 'xoscar_idle' not in sys.modules", "import xoscar", timeout=None
     )

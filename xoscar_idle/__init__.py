@@ -1,8 +1,9 @@
-"""Close the idle connections of xoscar programs.
+"""Close the idle connections of xoscar programs, and tell what their sub-pools died of.
 
 With the package installed and ``XOSCAR_IDLE_TIMEOUT`` set, every Python process that imports
 xoscar closes connections that nobody has used for that many seconds, and opens them again on the
-next call. The same in code: ``xoscar_idle.install(idle_timeout=30)``.
+next call. The same in code: ``xoscar_idle.install(idle_timeout=30)``. ``XOSCAR_SUPERVISE=observe``
+follows what sub-pools do; set alone, it activates without idle closing.
 """
 
 from __future__ import annotations
@@ -16,12 +17,18 @@ if TYPE_CHECKING:
     from .connection.probe import ping
     from .connection.statistics import ConnectionInfo, Statistics, connections, statistics
     from .patching import UnsupportedXoscar, is_active
+    from .supervision.crash import PoolCrashed, PoolUnavailable
+    from .supervision.pools import pools
+    from .supervision.state import PoolInfo
 
 __version__ = "0.2.0"
 
 __all__ = [
     "CallTimeout",
     "ConnectionInfo",
+    "PoolCrashed",
+    "PoolInfo",
+    "PoolUnavailable",
     "Settings",
     "Statistics",
     "UnsupportedXoscar",
@@ -31,6 +38,7 @@ __all__ = [
     "install",
     "is_active",
     "ping",
+    "pools",
     "settings",
     "statistics",
     "uninstall",
@@ -41,6 +49,9 @@ __all__ = [
 _HOMES = {
     "CallTimeout": "connection.deadlines:CallTimeout",
     "ConnectionInfo": "connection.statistics:ConnectionInfo",
+    "PoolCrashed": "supervision.crash:PoolCrashed",
+    "PoolInfo": "supervision.state:PoolInfo",
+    "PoolUnavailable": "supervision.crash:PoolUnavailable",
     "Settings": "config:Settings",
     "Statistics": "connection.statistics:Statistics",
     "UnsupportedXoscar": "patching:UnsupportedXoscar",
@@ -50,12 +61,13 @@ _HOMES = {
     "install": "activation:install",
     "is_active": "patching:is_active",
     "ping": "connection.probe:ping",
+    "pools": "supervision.pools:pools",
     "settings": "config:current",
     "statistics": "connection.statistics:statistics",
     "uninstall": "activation:uninstall",
 }
 
-_NEED_XOSCAR = ("connection.deadlines", "connection.probe")
+_NEED_XOSCAR = ("connection.deadlines", "connection.probe", "supervision.crash")
 
 
 def __getattr__(name: str) -> object:

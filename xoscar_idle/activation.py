@@ -54,9 +54,10 @@ def parts() -> tuple[Part, ...]:
     """All parts, in the order in which they start. It imports xoscar."""
     global _known
     from .connection import lifecycle as connections
+    from .supervision import lifecycle as supervision
     from .telemetry import lifecycle as telemetry
 
-    _known = (connections, telemetry)
+    _known = (connections, supervision, telemetry)
     return _known
 
 

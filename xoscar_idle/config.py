@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import values
-from .gate import IDLE_TIMEOUT
+from .gate import IDLE_TIMEOUT, idle_closing_wanted, supervision_wanted
 
 logger = logging.getLogger("xoscar_idle")
 
@@ -101,6 +101,25 @@ class Settings:
     probe_timeout: float = _setting(10.0, values.positive_duration)
     """How long the answer to that may take before the requests fail."""
 
+    supervise: str = _setting("off", values.one_of("off", "observe"))
+    """``"observe"``: follow what the sub-pools of a main pool do, and tell it. Set alone in the
+    environment, it activates without idle closing."""
+
+    supervise_dir: str | None = _setting(None, values.directory, "a private directory of the user")
+    """Where crash records and captured logs are. None: ``xoscar-idle`` in the user's own
+    directory for state."""
+
+    capture_stderr: bool = _setting(False, values.switch, "0")
+    """Let the stderr of sub-pools go to a file, too, whose end is told when they crash."""
+
+    hang_timeout: float = _setting(0.0, values.duration)
+    """A sub-pool that is busy for this long, or has a request in process for this long while
+    nothing else ends either, is unhealthy. 0: it never is for that."""
+
+    fault_errors: tuple[str, ...] = _setting((), values.error_patterns, "none")
+    """Errors of actors' methods after which their sub-pool is unhealthy: shell patterns
+    (``fnmatch``) of the type's name, the text, or ``type: text``, with commas or in a list."""
+
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
             object.__setattr__(self, each.name, _parsed(each, getattr(self, each.name)))
@@ -114,6 +133,8 @@ class Settings:
     def given_in(cls, environ: Mapping[str, str]) -> dict[str, Any]:
         """The settings that the variables give; one that is bad is named in a warning."""
         given: dict[str, Any] = {}
+        if supervision_wanted(environ) and not idle_closing_wanted(environ):
+            given["idle_timeout"] = 0.0  # it is not what was asked for
         for each in dataclasses.fields(cls):
             raw = environ.get(variable(each.name), "").strip()
             # Of activation by variable, "off" is all that it says: install() has the default.
@@ -191,6 +212,10 @@ def as_variable(name: str, value: object) -> str | None:
         return None
     if isinstance(parsed, tuple):
         return ",".join(parsed)
+    if isinstance(parsed, str):
+        return parsed
+    if isinstance(parsed, bool):
+        return f"{parsed:d}"
     return f"{parsed!r}".removesuffix(".0")
 
 

@@ -27,7 +27,11 @@ FORMAT = "%(asctime)s %(name)s[%(process)d] %(levelname)s %(message)s"
 
 def one_line(error: BaseException) -> str:
     """What an error says, or else what it is, on one line."""
-    return " ".join(f"{error}".split()) or type(error).__name__
+    try:
+        text = str(error)
+    except Exception:  # whoever wrote it
+        text = ""
+    return " ".join(text.split()) or type(error).__name__
 
 
 def wanted(environ: Mapping[str, str] = os.environ) -> str | None:

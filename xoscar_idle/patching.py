@@ -26,9 +26,9 @@ class UnsupportedXoscar(RuntimeError):
 class Place:
     """An attribute of xoscar that is replaced.
 
-    ``owner`` is ``module:attribute``; ``replace`` is given what is there (None where nothing is)
-    and returns what shall be. ``parameters`` are those of the replaced function in the supported
-    versions; None: they are not looked at.
+    ``owner`` is ``module:attribute``, or a module; ``replace`` is given what is there (None where
+    nothing is) and returns what shall be. ``parameters`` are those of the replaced function in the
+    supported versions; None: they are not looked at.
     """
 
     owner: str
@@ -40,7 +40,7 @@ class Place:
     @property
     def path(self) -> str:
         """Where it is: ``module:attribute.attribute``."""
-        return f"{self.owner}.{self.name}"
+        return f"{self.owner}{'.' if ':' in self.owner else ':'}{self.name}"
 
 
 _replaced: list[tuple[Any, str, Any]] = []  # owner, name, what was there (None: nothing)
@@ -48,7 +48,7 @@ _prevented = ""  # what an activation by environment failed with
 
 
 def find(path: str) -> Any:
-    """The object at ``module:attribute.attribute``.
+    """The object at ``module:attribute.attribute``, or the module where nothing follows.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def find(path: str) -> Any:
     """
     module, _, attributes = path.partition(":")
     found: Any = importlib.import_module(module)
-    for attribute in attributes.split("."):
+    for attribute in filter(None, attributes.split(".")):
         found = inspect.getattr_static(found, attribute)
     return found
 
@@ -140,7 +140,7 @@ def why_inactive() -> str:
     if _prevented:
         return _prevented
     if not gate.wanted():
-        return f"{gate.IDLE_TIMEOUT} is not set, or off"
+        return f"{gate.IDLE_TIMEOUT} is not set, or off, and so is {gate.SUPERVISE}"
     if "xoscar" not in sys.modules:
         return "xoscar has not been imported yet"
     return "it was not activated, or uninstall() was called"

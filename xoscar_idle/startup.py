@@ -1,7 +1,8 @@
 """Activation without a change of code: waits for the program to import ``xoscar``.
 
-``xoscar_idle.pth`` imports this module whenever Python starts with ``XOSCAR_IDLE_TIMEOUT`` set,
-also for programs that have nothing to do with xoscar. It therefore imports next to nothing.
+``xoscar_idle.pth`` imports this module whenever Python starts with ``XOSCAR_IDLE_TIMEOUT`` or
+``XOSCAR_SUPERVISE`` set, also for programs that have nothing to do with xoscar. It therefore
+imports next to nothing.
 """
 
 from __future__ import annotations

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+import os
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from . import descriptors
 
@@ -28,6 +29,8 @@ SHOWN = 40
 
 LONGEST_PATTERN = 200
 """Characters. No method has such a name."""
+
+_SWITCH = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
 
 _PATTERN = re.compile(r"(?!\d)(?:[\w*?]|\[!?[\w-]+\])+")
 
@@ -109,6 +112,10 @@ def is_off(value: object) -> bool:
     return isinstance(value, str) and value.strip().lower() == "off"
 
 
+def _is_zero(value: object) -> bool:
+    return whole(value, 0) == 0
+
+
 def duration(value: object) -> float:
     """Seconds for which a timer runs; 0 and ``off``: none."""
     number = 0.0 if is_off(value) else seconds(value)
@@ -183,22 +190,34 @@ def _half_of_descriptors() -> int:
 
 def patterns(value: object) -> tuple[str, ...]:
     """Names of methods, or shell patterns of them: text with commas, or a collection of texts."""
-    if is_off(value):
-        return ()
+    return tuple(map(_pattern, _texts(value, "names of methods")))
+
+
+def error_patterns(value: object) -> tuple[str, ...]:
+    """Shell patterns of errors: text with commas, or a collection of texts. 0 and ``off``: none."""
+    given = [] if _is_zero(value) else _texts(value, "patterns of errors")
+    return () if len(given) == 1 and _is_zero(given[0]) else tuple(map(_error, given))
+
+
+def _texts(value: object, what: str) -> list[object]:
+    """Those of a text with commas, or of a collection; ``off`` alone is none, as in a variable."""
+    given: list[object] | None
     if isinstance(value, str):
-        given: Collection[object] = value.split(",") if value.strip() else ()
-    elif isinstance(value, Collection) and not isinstance(value, (bytes, bytearray, memoryview)):
-        given = _listed(value)
+        given = [*value.split(",")] if value.strip() else []
     else:
-        raise ValueError("must be names of methods: text with commas, or a list of texts")
-    return tuple(map(_pattern, given))
+        given = _listed(value)
+    if given is None:
+        raise ValueError(f"must be {what}: text with commas, or a list of texts")
+    return [] if len(given) == 1 and is_off(given[0]) else given
 
 
-def _listed(value: Collection[object]) -> Collection[object]:
+def _listed(value: object) -> list[object] | None:
+    if isinstance(value, (bytes, bytearray, memoryview)) or not isinstance(value, Collection):
+        return None
     try:
         return list(value)
     except Exception:  # an array without dimensions
-        raise ValueError("must be names of methods: text with commas, or a list of texts") from None
+        return None
 
 
 def _pattern(value: object) -> str:
@@ -211,3 +230,60 @@ def _pattern(value: object) -> str:
             f"wildcards * ? [ ], with commas between; {shown(value)} is none"
         )
     return pattern
+
+
+def _error(value: object) -> str:
+    pattern = value.strip() if isinstance(value, str) else ""
+    is_one = pattern.strip("*? ") and pattern.isprintable() and "," not in pattern
+    if not is_one or len(pattern) > LONGEST_PATTERN:
+        raise ValueError(
+            "must be patterns of errors with commas between, ? for a comma within one, and none "
+            f"that every error matches; {shown(value)} is none"
+        )
+    return pattern
+
+
+def one_of(*words: str) -> Callable[[object], str]:
+    """A parser of one of ``words``, in small or capital letters; 0 is ``off``."""
+
+    def word(value: object) -> str:
+        given = value.strip().lower() if isinstance(value, str) else ""
+        if _is_zero(value):
+            given = "off"
+        if given not in words:
+            raise ValueError(f"must be {', '.join(words[:-1])} or {words[-1]}")
+        return given
+
+    return word
+
+
+def switch(value: object) -> bool:
+    """On or off: ``1`` and ``0``, the words, or a truth value."""
+    if _is_truth(value):
+        return bool(value)
+    word = value.strip().lower() if isinstance(value, str) else ""
+    number = _SWITCH.get(word, whole(value, 1))
+    if number is None:
+        raise ValueError("must be 1 or 0")
+    return bool(number)
+
+
+def directory(value: object) -> str | None:
+    """The absolute path of a directory, which need not be there; None: the default."""
+    if value is None:
+        return None
+    path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else ""
+    path = path.strip() if isinstance(path, str) else ""
+    if is_off(path) or _is_zero(value):
+        raise ValueError("cannot be switched off: it must be the absolute path of a directory")
+    if not os.path.isabs(path) or "\0" in path or not _is_encodable(path):
+        raise ValueError("must be the absolute path of a directory")
+    return path
+
+
+def _is_encodable(path: str) -> bool:
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:  # half a character
+        return False
+    return True

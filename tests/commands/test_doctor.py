@@ -58,7 +58,9 @@ def test_json() -> None:
     assert details["xoscar"]["version"]
 
 
-@pytest.mark.parametrize("variables", [{}, {"XOSCAR_IDLE_TIMEOUT": "off"}])
+@pytest.mark.parametrize(
+    "variables", [{}, {"XOSCAR_IDLE_TIMEOUT": "off"}, {"XOSCAR_SUPERVISE": "0"}]
+)
 def test_not_asked_for(variables: dict[str, str]) -> None:
     status, output = examine("--json", **variables)
     report = json.loads(output)
@@ -66,8 +68,8 @@ def test_not_asked_for(variables: dict[str, str]) -> None:
     assert problems(report) == {}
     _, output = examine(**variables)
     assert (
-        "Not active in a new process of this Python: XOSCAR_IDLE_TIMEOUT is not set, or off"
-        in output
+        "Not active in a new process of this Python: XOSCAR_IDLE_TIMEOUT is not set, or off, and "
+        "so is XOSCAR_SUPERVISE; set one of them." in output
     )
 
 

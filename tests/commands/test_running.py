@@ -88,6 +88,7 @@ def test_each_process_of_a_pool(sockets: str) -> None:
         ({}, False, "it was started without XOSCAR_IDLE_TIMEOUT, or with off: it is not active un"),
         ({"XOSCAR_IDLE_TIMEOUT": "off"}, False, "it was started without XOSCAR_IDLE_TIMEOUT, or"),
         ({"XOSCAR_IDLE_TIMEOUT": "30"}, True, "it was started with XOSCAR_IDLE_TIMEOUT='30', but"),
+        ({"XOSCAR_SUPERVISE": "observe"}, True, "it was started with XOSCAR_SUPERVISE='observe', "),
     ],
 )
 def test_what_cannot_be_known_from_outside(

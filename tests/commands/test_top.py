@@ -578,7 +578,10 @@ def test_a_foreign_users_process() -> None:
     assert re.match(rf"xoscar-idle: process {foreign} belongs to \S+: run this as that", line)
 
 
-@pytest.mark.parametrize("command", [[], ["top"], ["stats"], ["doctor"], ["run"], ["demo"]])
+@pytest.mark.parametrize(
+    "command",
+    [[], ["top"], ["stats"], ["doctor"], ["run"], ["demo"], ["pools"], ["crashes"]],
+)
 def test_help_and_light_start(command: list[str]) -> None:
     program = (
         "import sys, atexit; from xoscar_idle.commands.cli import main\n"
@@ -684,7 +687,7 @@ def test_an_address_that_is_too_long_keeps_its_port() -> None:
     [(None, "-"), (0, "0.0s"), (59.94, "59.9s"), (61, "1m01s"), (3720, "1h02m"), (90000, "1d01h")],
 )
 def test_durations(seconds: float | None, text: str) -> None:
-    assert tables._duration(seconds) == text
+    assert tables.duration(seconds) == text
 
 
 def test_states_of_what_is_in_use_come_first() -> None:

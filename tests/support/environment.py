@@ -23,8 +23,8 @@ ASKED = ("XOSCAR_IDLE_FUZZ", "XOSCAR_IDLE_NO_SHRINK", "XOSCAR_IDLE_TEST_CALLS")
 def isolate() -> None:
     """Give this run a directory of its own, gone with it, for all that it and its children leave.
 
-    Temporary files are there, and the unix sockets of pools, which xoscar would put into the home
-    directory. Each worker of pytest-xdist has a part of it.
+    Temporary files are there, and the unix sockets of pools and the records of crashes, which would
+    be in the home directory. Each worker of pytest-xdist has a part of it.
     """
     given, worker = os.environ.get(RUN), os.environ.get("PYTEST_XDIST_WORKER")
     if given is None:
@@ -37,7 +37,7 @@ def isolate() -> None:
         own.mkdir()
     else:
         return  # a child of the run
-    for name in (RUN, "TMPDIR", "XOSCAR_DIR"):
+    for name in (RUN, "TMPDIR", "XOSCAR_DIR", "XDG_STATE_HOME"):
         os.environ[name] = str(own)
     tempfile.tempdir = None  # it may have been found already
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import numpy as np
+import uvloop
 import xoscar as xo
 
 from .processes import line, started
@@ -59,6 +60,12 @@ class Worker(xo.StatelessActor):  # type: ignore[misc]
         import xoscar_idle
 
         return xoscar_idle.is_active()
+
+    def settings(self) -> dict[str, Any]:
+        """Those in force in its process."""
+        import xoscar_idle
+
+        return vars(xoscar_idle.settings())
 
     def opened(self) -> int:
         """How many connections its process has opened."""
@@ -162,4 +169,6 @@ async def _host(n: int, n_process: int) -> None:
 
 
 if __name__ == "__main__":
+    if os.environ.get("XOSCAR_USE_UVLOOP") == "1":  # as in sub-pools
+        uvloop.install()
     asyncio.run(_host(int(sys.argv[1]), int(sys.argv[2])))

@@ -88,7 +88,12 @@ def _serve(library: str) -> int:
     return server.server_port
 
 
+_hosted: list[Any] = []  # main pools
+
+
 async def _obey(words: list[str], tasks: list[asyncio.Future[Any]]) -> None:
+    import xoscar as xo
+
     from .hosting import worker
 
     match words:
@@ -104,6 +109,10 @@ async def _obey(words: list[str], tasks: list[asyncio.Future[Any]]) -> None:
         case ["cancel"]:
             while tasks:
                 tasks.pop().cancel()
+        case ["host", n_process]:
+            _hosted.append(await xo.create_actor_pool("127.0.0.1", n_process=int(n_process)))
+        case ["kill"]:
+            next(iter(_hosted[0].sub_processes.values())).kill()
         case ["block"]:
             time.sleep(60)  # noqa: ASYNC251  # the loop is to be stuck
         case ["idle_timeout", seconds]:

@@ -19,6 +19,8 @@ import pytest
 
 import xoscar_idle
 from xoscar_idle.connection import counters, routing, statistics
+from xoscar_idle.supervision import pools as supervised
+from xoscar_idle.supervision.state import PoolInfo, State
 from xoscar_idle.telemetry import metrics
 
 from ..support import processes
@@ -34,6 +36,7 @@ pytestmark = pytest.mark.integration
 DOCS = ROOT / "docs"
 LIBRARIES = ("prometheus_client", "aioprometheus")
 ON = {"XOSCAR_IDLE_TIMEOUT": "600"}
+UNLABELLED = {"label": ""}
 
 
 def value(series: Series, name: str, **labels: str) -> float:
@@ -54,6 +57,20 @@ def connections(series: Series) -> dict[str, float]:
     }
 
 
+def of_sub_pools(series: Series) -> set[str]:
+    """The names of what is shown of sub-pools."""
+    return {name for name, _ in series if name.startswith(("xoscar_pool_", "xoscar_crashes_"))}
+
+
+def states(series: Series) -> dict[str, str]:
+    """The state of each sub-pool."""
+    return {
+        dict(labels)["pool"]: dict(labels)["state"]
+        for (name, labels), number in series.items()
+        if name == "xoscar_pool_state" and number
+    }
+
+
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("library_first", [True, False], ids=["before xoscar", "after xoscar"])
 def test_a_program_shows_its_connections(library: str, library_first: bool) -> None:
@@ -70,8 +87,8 @@ def test_a_program_shows_its_connections(library: str, library_first: bool) -> N
         program.tell("call", *hosted.addresses)
         with refusing() as refused:
             program.tell("fail", refused)
+        eventually(lambda: connections(program.scrape()) == {"idle": 3})
         called = program.scrape()
-        assert connections(called) == {"idle": 3}
         assert value(called, "xoscar_connections_opened_total") == 3
         assert value(called, "xoscar_connects_failed_total") == 1
         assert value(called, "xoscar_connect_seconds_count") == 4
@@ -80,7 +97,7 @@ def test_a_program_shows_its_connections(library: str, library_first: bool) -> N
 
         program.tell("sleep", hosted.addresses[0])
         eventually(lambda: value(program.scrape(), "xoscar_requests_in_flight") == 1)
-        assert connections(program.scrape()) == {"active": 1, "idle": 2}
+        eventually(lambda: connections(program.scrape()) == {"active": 1, "idle": 2})
         program.tell("idle_timeout", 0.1)
         eventually(lambda: connections(program.scrape()) == {"active": 1})
         busy = program.scrape()
@@ -117,8 +134,42 @@ def test_not_there_where_it_is_not_active(library: str) -> None:
 def test_a_scrape_does_not_need_the_loop(library: str) -> None:
     with pools() as hosted, serving("xoscar", library, **ON) as program:
         program.tell("call", *hosted.addresses)
+        # In the background it asks a pool, once, to which main pool it belongs.
+        eventually(lambda: connections(program.scrape()) == {"idle": 1})
         program.start("block")
         assert connections(program.scrape()) == {"idle": 1}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_process_with_main_pools_shows_their_sub_pools(library: str, tmp_path: Path) -> None:
+    variables = {**ON, "XOSCAR_SUPERVISE": "observe", "XOSCAR_SUPERVISE_DIR": f"{tmp_path}"}
+    with serving("xoscar", library, **variables) as program:
+        assert not of_sub_pools(program.scrape())
+        for _ in range(2):  # two main pools, whose sub-pools are told apart
+            program.tell("host", 1)
+        eventually(lambda: states(program.scrape()) == {"1": "healthy", "2": "healthy"})
+        start = program.scrape()
+        assert value(start, "xoscar_pool_resident_bytes", pool="1", **UNLABELLED) > 1e6
+        eventually(
+            lambda: (
+                ("xoscar_pool_loop_lag_seconds", (("label", ""), ("pool", "1"))) in program.scrape()
+            )
+        )
+        for cause in metrics.CAUSES:
+            assert value(start, "xoscar_crashes_total", cause=cause) == 0
+
+        program.tell("kill")
+        eventually(
+            lambda: (
+                total(program.scrape(), "xoscar_pool_restarts_total") == 1
+                and states(program.scrape()) == {"1": "healthy", "2": "healthy"}
+            )
+        )
+        end = program.scrape()
+        assert value(end, "xoscar_pool_restarts_total", pool="1", **UNLABELLED) == 1
+        assert value(end, "xoscar_crashes_total", cause="SIGKILL") == 1
+        assert total(end, "xoscar_crashes_total") == 1
+        assert start.keys() - end.keys() == set()
 
 
 def test_descriptors_are_shown_once() -> None:
@@ -218,6 +269,38 @@ def test_a_connect_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(main())
     assert connections(collected()) == {}
     assert total(collected(), "xoscar_connections") == 0
+
+
+def test_each_state_is_shown_and_what_is_unknown_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = PoolInfo("10.0.0.7:1", 7, 3, 2, "busy", 0.0, 0.0, 1, label="gpu", in_process=0)
+    monkeypatch.setattr(supervised, "pools", lambda: [told])
+    monkeypatch.setattr(supervised, "crashes", lambda: {"exit code 7": 1})
+    series = collected()
+    labels = {"pool": "3", "label": "gpu"}
+    for state in State:
+        expected = state is State.BUSY
+        assert value(series, "xoscar_pool_state", state=state.value, **labels) == expected
+    assert value(series, "xoscar_pool_restarts_total", **labels) == 1
+    assert value(series, "xoscar_pool_requests_in_process", **labels) == 0
+    assert value(series, "xoscar_crashes_total", cause="exit code 7") == 1
+    assert of_sub_pools(series) == {
+        "xoscar_pool_state",
+        "xoscar_pool_restarts_total",
+        "xoscar_pool_requests_in_process",
+        "xoscar_crashes_total",
+    }
+    assert not any("10.0.0.7" in text for _, labels in series for _, text in labels)
+
+
+def test_a_failure_costs_no_other_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> Any:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(metrics, "_failed", False)
+    monkeypatch.setattr(supervised, "pools", broken)
+    names = {name for name, _ in collected()}
+    assert "xoscar_connections" in names
+    assert "xoscar_pool_state" not in names
 
 
 def test_without_proc_the_descriptors_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,7 +439,8 @@ def names(expression: str) -> set[str]:
 def expressions() -> list[str]:
     """The queries of the dashboard, with values for its variables."""
     dashboard = json.loads((DOCS / "grafana.json").read_text())
-    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    queries = [target["expr"] for panel in panels for target in panel["targets"]]
     queries = [query.replace("$__rate_interval", "5m") for query in queries]
     return [re.sub(r"\$\w+", "x", query) for query in queries]
 
@@ -416,7 +500,7 @@ def test_each_metric_is_documented(known: set[str]) -> None:
     rows = re.findall(r"^\| `(xoscar_\w+)` \| (\w+) \|", page, re.MULTILINE)
     kinds = {each.name: each.kind for each in metrics.METRICS + metrics.DESCRIPTORS}
     assert dict(rows) == {**kinds, metrics.CONNECT_SECONDS[0]: "histogram"}
-    for word in (*metrics.STATES, *counters.REASONS):
+    for word in (*metrics.STATES, *counters.REASONS, *(each.value for each in State)):
         assert f"`{word}`" in page, word
     queries = re.findall(r"```promql\n(.*?)```", page, re.DOTALL)
     assert queries

@@ -34,6 +34,18 @@ KNOWN = {
     "xoscar.backends.core:ActorCallerThreadLocal.call": ("6d3daf85ee26",),
     "xoscar.backends.communication.socket:SocketChannel.send": ("c073c333d0e7",),
     "xoscar.backends.pool:MainActorPoolBase.monitor_sub_pools": ("8a869d7a809e",),
+    "xoscar.backends.pool:MainActorPoolBase.start_monitor": ("5961657dd161",),
+    "xoscar.backends.pool:MainActorPoolBase.stop_sub_pool": ("6470586ca4c5",),
+    "xoscar.backends.pool:MainActorPoolBase.process_sub_pool_lost": ("d5b884b5b137",),
+    "xoscar.backends.indigen.pool:MainActorPool.kill_sub_pool": ("e2290c6dcd87", "e55f1c9f5a43"),
+    "xoscar.backends.indigen.pool:MainActorPool._create_sub_pool_from_parent": ("d18754a4a24a",),
+    "xoscar.backends.indigen.pool:create_subprocess_exec": (
+        "be899c6ef0fe",
+        "eeedc72f4bee",
+        "aa2954005789",
+    ),
+    "xoscar.backends.pool:SubActorPoolBase.__init__": ("fcfbe0a6e470",),
+    "xoscar.backends.pool:_ErrorProcessor.__exit__": ("964b87344ad5",),
     "xoscar.backends.core:ActorCallerThreadLocal._listen_client": ("f76ca49a9c79",),
     "xoscar.backends.communication.socket:SocketChannel.recv": ("1fb41d637c01", "37fe876f4db2"),
     "xoscar.backends.core:ActorCallerThreadLocal": ("f74195ec9df3",),
@@ -46,8 +58,10 @@ def _places() -> dict[str, Any]:
     found: dict[str, Any] = {}
     replaced = [place.path for part in activation.parts() for place in part.PLACES]
     for name in [*replaced, *(path for part in activation.parts() for path in part.RELIED_ON)]:
-        owner, _, member = name.rpartition(".")
+        owner, member = re.split(r"[.:](?=\w+$)", name)
         value = vars(patching.find(owner)).get(member)
+        if isinstance(value, staticmethod):
+            value = value.__func__
         if inspect.isfunction(value):
             found[name] = value
     # What is replaced as a whole, by another class that answers to its names.
@@ -68,9 +82,11 @@ def row(place: patching.Place) -> str:
 
 
 def test_each_replaced_place_has_a_row_with_its_reason() -> None:
-    for part, name in zip(activation.parts(), ("connection", "telemetry"), strict=True):
+    for part, name in zip(
+        activation.parts(), ("connection", "supervision", "telemetry"), strict=True
+    ):
         page = (ROOT / f"docs/architecture/{name}.md").read_text()
-        rows = re.findall(r"^\| `\w+\.\w+` \| .* \|$", page, re.MULTILINE)
+        rows = re.findall(r"^\| `[\w.]+` \| .* \|$", page, re.MULTILINE)
         assert [each for each in rows if ".py`" not in each] == [row(each) for each in part.PLACES]
 
 

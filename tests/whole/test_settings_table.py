@@ -142,6 +142,59 @@ METHODS: dict[str, Any] = {
     "load\nlaunch": BAD,
 }
 
+NO_NUMBER = {text: meaning if meaning is UNSET else BAD for text, meaning in TIMES.items()}
+
+OFF = ("0", "off", "OFF", " Off ", "0" * 5000)
+
+SUPERVISE = {
+    **NO_NUMBER,
+    **dict.fromkeys(OFF, "off"),
+    "observe": "observe",
+    " OBSERVE\n": "observe",
+    "1": BAD,
+    "act,observe": BAD,
+    "watch": BAD,
+}
+
+SWITCH = {
+    **NO_NUMBER,
+    **dict.fromkeys((*OFF, "false", "NO"), False),
+    **dict.fromkeys(("1", " 1 ", "0001", "on", "ON", "true", "Yes"), True),
+    "2": BAD,
+    "1.0": BAD,
+    "y": BAD,
+}
+
+DIRECTORY = {
+    **NO_NUMBER,
+    **dict.fromkeys(OFF, BAD),
+    "/no/such": "/no/such",
+    " /no/such place\n": "/no/such place",
+    "/": "/",
+    "/dev/null": "/dev/null",
+    "/" + "ä" * 3000: "/" + "ä" * 3000,
+    "~/here": BAD,
+    "$HOME/here": BAD,
+    "./here": BAD,
+}
+
+ERRORS: dict[str, Any] = {
+    **{text: [text.strip()] for text in TIMES},
+    **{text: meaning for text, meaning in TIMES.items() if meaning is UNSET},
+    **{text: [] for text in OFF},
+    "1,5": ["1", "5"],
+    **dict.fromkeys(["30\n40", "ä" * 3000, "\x1b[2J", "9" * 300, "9" * 5000], BAD),
+    "0" * 5000 + "7": BAD,
+    "CUDA error*, *EngineDeadError*": ["CUDA error*", "*EngineDeadError*"],
+    "RuntimeError: device [0-7] is lost?": ["RuntimeError: device [0-7] is lost?"],
+    "off,on": ["off", "on"],
+    "[CUDA": ["[CUDA"],
+    "*": BAD,
+    "CUDA*,": BAD,
+    "CUDA*,,OOM": BAD,
+    "CUDA*,?*": BAD,
+}
+
 TABLES = {
     values.duration: TIMES,
     values.duration_or_default: TIMES,
@@ -149,12 +202,20 @@ TABLES = {
     values.keepalive: KEEPALIVE,
     values.connections: COUNTS,
     values.patterns: METHODS,
+    values.switch: SWITCH,
+    values.directory: DIRECTORY,
+    values.error_patterns: ERRORS,
 }
 
 SETTINGS = {each.name: each for each in dataclasses.fields(config.Settings)}
 TABLE = {
-    **{name: TABLES[each.metadata["parse"]] for name, each in SETTINGS.items()},
     "idle_timeout": IDLE_TIMEOUT,
+    "supervise": SUPERVISE,  # whose kind is its words
+    **{
+        name: TABLES[each.metadata["parse"]]
+        for name, each in SETTINGS.items()
+        if name not in ("idle_timeout", "supervise")
+    },
 }
 
 

@@ -116,10 +116,11 @@ def doctor(targets: tuple[Target, ...], as_json: bool) -> None:
     \b
     Exit status:
       0  active, and nothing is wrong; of processes that run: all are active
-      1  not active, also when XOSCAR_IDLE_TIMEOUT is simply not set ("asked_for"
-         in the JSON tells that apart); or something is to be mended: a bad or
-         misspelt setting, no .pth file, a xoscar that is not supported; of
-         processes that run: one is not active, or it is not known whether it is
+      1  not active, also when simply neither XOSCAR_IDLE_TIMEOUT nor
+         XOSCAR_SUPERVISE is set ("asked_for" in the JSON tells that apart); or
+         something is to be mended: a bad or misspelt setting, no .pth file, a
+         xoscar that is not supported; of processes that run: one is not active,
+         or it is not known whether it is
 
     Example: xoscar-idle doctor 127.0.0.1:9999
     """
@@ -197,3 +198,73 @@ def stats(targets: tuple[Target, ...], as_json: bool) -> None:
     from .top import stats as run_stats
 
     sys.exit(run_stats(targets, as_json))
+
+
+@main.command()
+@_targets
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of sub-pools.")
+def pools(targets: tuple[Target, ...], as_json: bool) -> None:
+    """Tell how the sub-pools of main pools are, and why one is not well.
+
+    \b
+    PID           A process with a main pool, of this user, started with
+                  XOSCAR_IDLE_MONITOR=1. It answers while its loop is blocked.
+    POOL_ADDRESS  host:port of a main pool or of one of its sub-pools; the main
+                  pool is asked over xoscar, wherever it runs.
+    (none)        All processes of this user started with XOSCAR_IDLE_MONITOR=1.
+
+    \b
+    Columns:
+      POOL        its number: what replaces a process has the same
+      STATE       starting, healthy, busy (its event loop does not answer),
+                  unhealthy (nothing of it does), recovering, dead, or stopping
+      SINCE, UP   in this state; since its process was started
+      RESTARTS    so far
+      REQ, OLDEST requests in process; for how long the oldest of them
+      LAG         how long its event loop took to answer, or has not answered
+      RSS         resident memory
+
+    Columns for which a narrow terminal has no room are left out. Health is followed where
+    XOSCAR_SUPERVISE is set to observe; elsewhere a sub-pool is healthy while its process lives.
+
+    \b
+    Exit status:
+      0  all sub-pools are healthy or starting
+      1  of what is named, something could not be asked
+      3  a sub-pool is neither healthy nor starting, whatever else
+
+    Example: xoscar-idle pools 127.0.0.1:9999
+    """
+    from .pools import pools as run_pools
+
+    sys.exit(run_pools(targets, as_json))
+
+
+@main.command()
+@_targets
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of records.")
+def crashes(targets: tuple[Target, ...], as_json: bool) -> None:
+    """Show the crash records of this user on this machine, the newest last.
+
+    They are written by main pools that run with XOSCAR_SUPERVISE=observe, to the directory that
+    XOSCAR_SUPERVISE_DIR names, or else to one of the user's own.
+
+    \b
+    (none)        A table of all.
+    PID, POOL_ADDRESS
+                  Those of that sub-pool or of the sub-pools of that main pool,
+                  in full: with stacks and the end of stderr.
+
+    \b
+    Columns:
+      HOW         out of memory, the signal, or the exit code
+      UP, REQ     how long it ran; requests that it had in process
+      WHY         what else is known
+
+    Exit status: 1 if a record cannot be read, or there is none of what is named; else 0.
+
+    Example: xoscar-idle crashes --json | jq '.[-1].log_tail'
+    """
+    from .crashes import crashes as run_crashes
+
+    sys.exit(run_crashes(targets, as_json))

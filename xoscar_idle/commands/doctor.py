@@ -39,11 +39,12 @@ from .. import (
     values,
 )
 from ..connection import keepalive
+from ..supervision import records
 from .spelling import meant
 
 PTH = "xoscar_idle.pth"
 PTH_LINE = (
-    'import os; "XOSCAR_IDLE_TIMEOUT" in os.environ and '
+    'import os; {"XOSCAR_IDLE_TIMEOUT", "XOSCAR_SUPERVISE"} & os.environ.keys() and '
     'exec("try: import xoscar_idle.startup\\nexcept Exception: pass")'
 )
 
@@ -54,7 +55,7 @@ WHERE = "in a new process of this Python"
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 
-NEEDS = f"does nothing without {gate.IDLE_TIMEOUT}, or install() in the program"
+NEEDS = f"does nothing without {gate.IDLE_TIMEOUT} or {gate.SUPERVISE}, or install() in the program"
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def doctor(as_json: bool) -> int:
 
 def _why_not(told: dict[str, Any], problems: list[Check]) -> str:
     if not gate.wanted():
-        return f"{gate.IDLE_TIMEOUT} is not set, or off; set it to a number of seconds"
+        return f"{patching.why_inactive()}; set one of them"
     return problems[0].text if problems else "see above"
 
 
@@ -177,6 +178,7 @@ def _checks(told: dict[str, Any]) -> Iterator[Check]:
     yield from _user_timeout()
     yield _log()
     yield _monitor()
+    yield _supervision(told["settings"])
     yield _descriptors()
     yield _keepalive(told.get("keepalive", config.Settings().keepalive))
     for name, purpose in (("prometheus_client", "metrics"), ("rich", "colours in top")):
@@ -226,8 +228,11 @@ def _pth() -> Check:
 
 def _asked_for() -> Check:
     raw = os.environ.get(gate.IDLE_TIMEOUT)
-    if gate.wanted():
+    if gate.idle_closing_wanted():
         return Check("asked for", OK, f"{gate.IDLE_TIMEOUT}={values.shown(raw)}")
+    if gate.supervision_wanted():
+        given = values.shown(os.environ[gate.SUPERVISE])
+        return Check("asked for", OK, f"{gate.SUPERVISE}={given}, without idle closing")
     return Check("asked for", NOTE, f"{gate.IDLE_TIMEOUT} is {'not set' if raw is None else 'off'}")
 
 
@@ -307,6 +312,32 @@ def _monitor() -> Check:
         return Check("monitor", OK, f"sockets in {side_channel.directory()}")
     except OSError as error:
         return Check("monitor", PROBLEM, str(error))
+
+
+def _supervision(settings: dict[str, Any]) -> Check:
+    """Whether sub-pools are followed, and where what is known of their crashes is kept."""
+    mode = settings.get("supervise", "off")
+    if mode == "off":
+        return Check(
+            "supervision",
+            OK,
+            "off: errors tell what a sub-pool died of (XOSCAR_SUPERVISE=observe follows their "
+            "health, too, and keeps records of crashes)",
+            {"mode": mode},
+        )
+    try:
+        place = records.directory()
+    except (OSError, ValueError) as error:
+        return Check("supervision", PROBLEM, f"{mode}, without crash records: {error}")
+    more = "with the end of stderr" if settings.get("capture_stderr") else "without stderr"
+    hang = settings.get("hang_timeout")
+    return Check(
+        "supervision",
+        OK,
+        f"{mode}; crash records in {place}, {more}; what hangs is told "
+        + (f"after {hang:g} s" if hang else "by its state alone (XOSCAR_HANG_TIMEOUT is off)"),
+        {"mode": mode, "directory": str(place)},
+    )
 
 
 def _descriptors() -> Check:

@@ -1,4 +1,4 @@
-"""Whether idle closing is active in processes that run."""
+"""Whether idle closing is active in processes that run, and how their sub-pools are."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ import click
 import psutil
 
 from .. import gate, side_channel, values
-from ..telemetry import targets
+from ..telemetry import pools, targets
+from ..telemetry.pools import Supervised
 from ..telemetry.snapshot import NOT_ACTIVE, Snapshot
 from . import tables
+from .pools import states
 
 ASK = (
     f"to be able to ask it, start it with {side_channel.MONITOR}=1, or name the address of its "
@@ -76,10 +78,10 @@ def _from_outside(environ: Mapping[str, str] | None) -> str:
     if place is not None and place != side_channel.own_directory():
         return f"; it was started with {side_channel.MONITOR}={place}: give this command the same"
     if gate.wanted(environ):
-        raw = values.shown(environ[gate.IDLE_TIMEOUT])
+        name = gate.IDLE_TIMEOUT if gate.idle_closing_wanted(environ) else gate.SUPERVISE
         return (
-            f"; it was started with {gate.IDLE_TIMEOUT}={raw}, but whether it is active only it "
-            f"can tell: {ASK}"
+            f"; it was started with {name}={values.shown(environ[name])}, but whether it is active "
+            f"only it can tell: {ASK}"
         )
     return (
         f"; it was started without {gate.IDLE_TIMEOUT}, or with off: it is not active unless its "
@@ -89,13 +91,14 @@ def _from_outside(environ: Mapping[str, str] | None) -> str:
 
 def doctor(named: Sequence[targets.Target], as_json: bool) -> int:
     """Print what is found of those that are named; the exit status: 0 if all are active."""
-    verdicts, complaints = asyncio.run(_examine(named))
+    verdicts, supervised, complaints = asyncio.run(_examine(named))
     active = [each.active for each in verdicts]
     status = 0 if all(active) and not complaints else 1
     if as_json:
         report = {
             "status": status,
             "processes": [dataclasses.asdict(each) for each in verdicts],
+            "pools": [dataclasses.asdict(each) for each in supervised],
             "complaints": complaints,
         }
         click.echo(json.dumps(report, indent=2))
@@ -106,6 +109,8 @@ def doctor(named: Sequence[targets.Target], as_json: bool) -> int:
         command = tables.printable(each.command)
         click.echo(f"{words[each.active]:10}  {name}  {command}".rstrip())
         click.echo(f"{'':10}  {each.text}")
+    for one in supervised:
+        click.echo(f"sub-pools   {tables.printable(_of_sub_pools(one))}")
     for complaint in complaints:
         click.echo(f"xoscar-idle: {complaint}", err=True)
     if verdicts:
@@ -115,8 +120,19 @@ def doctor(named: Sequence[targets.Target], as_json: bool) -> int:
     return status
 
 
-async def _examine(named: Sequence[targets.Target]) -> tuple[list[Verdict], list[str]]:
-    looks = await asyncio.gather(*(targets.look([each]) for each in named))
+def _of_sub_pools(one: Supervised) -> str:
+    """Their states, and the last crash of each that had one."""
+    failures = [each.last_failure for each in one.pools if each.last_failure]
+    told = f"of {one.name}: {states(one)}"
+    return f"{told}; last failures: {'; '.join(failures)}" if failures else told
+
+
+async def _examine(
+    named: Sequence[targets.Target],
+) -> tuple[list[Verdict], list[Supervised], list[str]]:
+    looks, (supervised, _) = await asyncio.gather(
+        asyncio.gather(*(targets.look([each]) for each in named)), pools.look(named)
+    )
     verdicts: list[Verdict] = []
     complaints: list[str] = []
     for target, (snapshots, wrong) in zip(named, looks, strict=True):
@@ -124,7 +140,7 @@ async def _examine(named: Sequence[targets.Target]) -> tuple[list[Verdict], list
         environ = _environ(target) if isinstance(target, int) else None
         verdicts += [verdict(each, environ) for each in snapshots]
         complaints += wrong
-    return verdicts, complaints
+    return verdicts, [each for each in supervised if each.pools], complaints
 
 
 def _environ(pid: int) -> dict[str, str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -32,26 +33,28 @@ class Column:
 class Table:
     """Rows of cells under headers.
 
-    The second column takes what room is left. Where that is less than ``needed`` characters,
-    columns that can be spared are left out.
+    The column number ``wide`` takes what room is left. Where that is less than ``needed``
+    characters, columns that can be spared are left out.
     """
 
     columns: Sequence[Column]
     rows: Sequence[Sequence[str]]
     needed: int = 8
+    wide: int = 1
 
     def plain(self, width: int) -> list[str]:
         """Its lines, none of them longer than ``width``."""
         cells = [[each.header for each in self.columns], *self.rows]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        least = min(widths[1], 8)
-        needed, shown = max(least, min(widths[1], self.needed)), list(range(len(widths)))
+        wide = self.wide
+        least = min(widths[wide], 8)
+        needed, shown = max(least, min(widths[wide], self.needed)), list(range(len(widths)))
         spare = [i for i in shown if self.columns[i].spare]
         for each in sorted(spare, key=lambda i: self.columns[i].spare):
-            if _room(widths, shown, width) >= needed:
+            if self._room(widths, shown, width) >= needed:
                 break
             shown.remove(each)
-        widths[1] = max(least, min(widths[1], _room(widths, shown, width)))
+        widths[wide] = max(least, min(widths[wide], self._room(widths, shown, width)))
         return [self._line(row, widths, shown)[:width].rstrip() for row in cells]
 
     def _line(self, row: Sequence[str], widths: list[int], shown: list[int]) -> str:
@@ -62,10 +65,9 @@ class Table:
             for i in shown
         )
 
-
-def _room(widths: list[int], shown: list[int], width: int) -> int:
-    """What is left for the second column."""
-    return width - sum(len(GAP) + widths[i] for i in shown if i != 1)
+    def _room(self, widths: list[int], shown: list[int], width: int) -> int:
+        """What is left for the wide column."""
+        return width - sum(len(GAP) + widths[i] for i in shown if i != self.wide)
 
 
 def _clipped(text: str, width: int) -> str:
@@ -115,12 +117,12 @@ def page(
     """
     states = [_state(each) for one in snapshots for each in one.connections]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    title = f"{when}  {_number(len(snapshots), 'process', 'processes')}, ".lstrip() + (
-        f"{_number(len(states), 'connection')}: {counts}" if states else "no connections"
+    title = f"{when}  {counted(len(snapshots), 'process', 'processes')}, ".lstrip() + (
+        f"{counted(len(states), 'connection')}: {counts}" if states else "no connections"
     )
     notes = [f"{_name(each)}: {each.note}" for each in snapshots if each.note] + list(complaints)
-    processes = [_row(PROCESSES, each) for each in snapshots]
-    connections = [row for one in snapshots for row in _connection_rows(one)]
+    processes = [row(PROCESSES, each) for each in snapshots]
+    connections = [each for one in snapshots for each in _connection_rows(one)]
     total = room = len(processes) + len(connections)
     if height is not None:
         notes = _some(notes, max(1, height // 3))
@@ -155,10 +157,11 @@ def _processes(rows: Sequence[Sequence[str]], snapshots: Sequence[Snapshot]) -> 
 
 
 def _connections(rows: Sequence[Sequence[str]]) -> Table:
-    return Table(CONNECTIONS, rows, max(len(row[1].partition(" ")[0]) for row in rows))
+    return Table(CONNECTIONS, rows, max(len(each[1].partition(" ")[0]) for each in rows))
 
 
-def _row(columns: Sequence[Column], about: Any) -> list[str]:
+def row(columns: Sequence[Column], about: Any) -> list[str]:
+    """The cells of what a row is about."""
     return [each.cell(about) for each in columns]
 
 
@@ -168,7 +171,7 @@ def _connection_rows(one: Snapshot) -> Iterator[list[str]]:
         return ORDER.index(state) if state in ORDER else len(ORDER), _destination(connection)
 
     for each in sorted(one.connections, key=order):
-        yield _row(CONNECTIONS, {"pid": one.pid, **each})
+        yield row(CONNECTIONS, {"pid": one.pid, **each})
 
 
 def _process(one: Snapshot) -> str:
@@ -195,7 +198,26 @@ def _state(connection: dict[str, Any]) -> str:
 
 def printable(text: str) -> str:
     """``text`` on one line, without what would do something to a terminal."""
-    return "".join(each if each.isprintable() else "?" for each in " ".join(text.split()))
+    return _harmless(" ".join(text.split()))
+
+
+def paragraphs(text: str, width: int, indent: str = "") -> list[str]:
+    """The lines of ``text``, each as deep as it was, printable, and none longer than ``width``."""
+    lines = []
+    for line in map(_harmless, text.expandtabs().splitlines()):
+        depth = indent + line[: len(line) - len(line.lstrip())]
+        lines += textwrap.wrap(
+            line.strip(),
+            width,
+            initial_indent=depth,
+            subsequent_indent=depth,
+            break_on_hyphens=False,
+        )
+    return lines
+
+
+def _harmless(line: str) -> str:
+    return "".join(each if each.isprintable() else "?" for each in line)
 
 
 def name_of(pid: int | None, address: str | None) -> str:
@@ -216,15 +238,18 @@ def _descriptors(one: Snapshot) -> str:
     return count if one.descriptor_limit is None else f"{count}/{one.descriptor_limit}"
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """A figure, where it is known."""
     return "-" if value is None else str(value)
 
 
-def _number(count: int, noun: str, plural: str | None = None) -> str:
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """So many of them, in words."""
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
-def _duration(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
+    """As short as a table needs it."""
     if seconds is None:
         return "-"
     if seconds < 60:
@@ -239,16 +264,16 @@ def _duration(seconds: float | None) -> str:
 
 def _told(figure: Callable[[dict[str, Any]], object]) -> Callable[[Snapshot], str]:
     """A figure of the statistics, where the process has told them."""
-    return lambda one: _cell(None if one.statistics is None else figure(one.statistics))
+    return lambda one: cell(None if one.statistics is None else figure(one.statistics))
 
 
-def _of(name: str, shown: Callable[[Any], str] = _cell) -> Callable[[dict[str, Any]], str]:
+def _of(name: str, shown: Callable[[Any], str] = cell) -> Callable[[dict[str, Any]], str]:
     """A field of a connection, where it is known."""
     return lambda connection: shown(connection.get(name))
 
 
 PROCESSES = (
-    Column("PID", lambda one: _cell(one.pid)),
+    Column("PID", lambda one: cell(one.pid)),
     Column("PROCESS", _process, text=True),
     Column("OPEN", _told(itemgetter("open"))),
     Column("ACTIVE", _told(itemgetter("active")), spare=5),
@@ -267,8 +292,8 @@ CONNECTIONS = (
     Column("STATE", _state, text=True),
     Column("REQS", _of("in_flight")),
     Column("CALLS", _of("calls"), spare=3),
-    Column("AGE", _of("age", _duration), spare=2),
-    Column("IDLE", _of("idle", _duration)),
+    Column("AGE", _of("age", duration), spare=2),
+    Column("IDLE", _of("idle", duration)),
     Column("FD", _of("descriptor"), spare=1),
 )
 """Those of the table of connections; a row is about a connection of a snapshot, and its PID."""

@@ -2,7 +2,7 @@
 
 A metrics library that the program imports, before xoscar or after it, gets them in its default
 registry. None is imported on our account, and nothing is counted here: a scrape reads
-:mod:`xoscar_idle.connection.statistics`.
+:mod:`xoscar_idle.connection.statistics` and :mod:`xoscar_idle.supervision.pools`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import descriptors
 from ..connection import counters, statistics
 from ..import_hook import ImportHook
 from ..locks import process_lock
+from ..supervision import pools as supervised
+from ..supervision.state import PoolInfo, State
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric as MetricFamily
@@ -37,6 +40,25 @@ Samples = list[tuple[dict[str, str], float]]
 T = TypeVar("T")
 
 
+class Moment:
+    """What metrics are read from: this process at one moment, each part of it read once."""
+
+    @cached_property
+    def statistics(self) -> statistics.Statistics:
+        """Of its connections."""
+        return statistics.statistics()
+
+    @cached_property
+    def pools(self) -> list[PoolInfo]:
+        """The sub-pools of its main pools."""
+        return supervised.pools()
+
+    @cached_property
+    def crashes(self) -> dict[str, int]:
+        """Their deaths so far, by cause."""
+        return supervised.crashes()
+
+
 @dataclass(frozen=True)
 class Metric:
     """A counter or a gauge: ``read`` gives its labels and values."""
@@ -44,13 +66,13 @@ class Metric:
     name: str
     kind: str
     text: str
-    read: Callable[[statistics.Statistics], Samples]
+    read: Callable[[Moment], Samples]
 
 
 _transports = {"socket"}  # those that have been seen: series that come and go leave gaps
 
 
-def _connections(_: statistics.Statistics) -> Samples:
+def _connections(_: Moment) -> Samples:
     found: Counter[tuple[str, str]] = Counter()
     # Not statistics.connections(), which finds out much more of each than is needed here.
     for caller in statistics.callers():
@@ -69,12 +91,45 @@ def _connections(_: statistics.Statistics) -> Samples:
     ]
 
 
-def _active(now: statistics.Statistics) -> Samples:
-    return [({}, int(now.in_force))]
+def _active(now: Moment) -> Samples:
+    return [({}, int(now.statistics.in_force))]
 
 
-def _closed(now: statistics.Statistics) -> Samples:
-    return [({"reason": reason}, count) for reason, count in now.closed.items()]
+def _closed(now: Moment) -> Samples:
+    return [({"reason": reason}, count) for reason, count in now.statistics.closed.items()]
+
+
+CAUSES = ("SIGABRT", "SIGKILL", "SIGSEGV", "SIGTERM", "exit code 1", "out of memory", "unknown")
+"""Shown before there is a crash: of a series that begins with 1, Prometheus sees no increase."""
+
+_causes: set[str] = set()  # those that are shown, from the first sub-pool on
+
+
+def _crashes(now: Moment) -> Samples:
+    if now.pools:
+        _causes.update(CAUSES)
+    _causes.update(now.crashes)
+    return [({"cause": cause}, now.crashes.get(cause, 0)) for cause in sorted(_causes)]
+
+
+def _pool(pool: PoolInfo) -> dict[str, str]:
+    """Its lineage, not its address: a recovery can change that, and series would pile up."""
+    return {"pool": f"{pool.lineage}", "label": pool.label or ""}
+
+
+def _states(now: Moment) -> Samples:
+    return [
+        ({**_pool(pool), "state": state.value}, int(pool.state == state))
+        for pool in now.pools
+        for state in State
+    ]
+
+
+def _of_pools(figure: Callable[[PoolInfo], float | None]) -> Callable[[Moment], Samples]:
+    """A figure of each sub-pool, where it is known."""
+    return lambda now: [
+        (_pool(pool), value) for pool in now.pools if (value := figure(pool)) is not None
+    ]
 
 
 METRICS = (
@@ -89,33 +144,75 @@ METRICS = (
         "xoscar_requests_in_flight",
         "gauge",
         "Requests that wait for their reply.",
-        lambda now: [({}, now.requests_in_flight)],
+        lambda now: [({}, now.statistics.requests_in_flight)],
     ),
     Metric(
         "xoscar_connections_opened_total",
         "counter",
         "Connections opened.",
-        lambda now: [({}, now.opened)],
+        lambda now: [({}, now.statistics.opened)],
     ),
     Metric("xoscar_connections_closed_total", "counter", "Connections closed, by reason.", _closed),
     Metric(
         "xoscar_connects_failed_total",
         "counter",
         "Connects that failed or were given up.",
-        lambda now: [({}, now.connects_failed)],
+        lambda now: [({}, now.statistics.connects_failed)],
+    ),
+    Metric(
+        "xoscar_pool_state",
+        "gauge",
+        "The state of a sub-pool: 1 for the one that it is in, 0 for all others.",
+        _states,
+    ),
+    Metric(
+        "xoscar_pool_restarts_total",
+        "counter",
+        "Processes of a sub-pool that replaced one that had ended.",
+        _of_pools(attrgetter("restarts")),
+    ),
+    Metric(
+        "xoscar_pool_requests_in_process",
+        "gauge",
+        "Requests that a sub-pool has in process.",
+        _of_pools(attrgetter("in_process")),
+    ),
+    Metric(
+        "xoscar_pool_oldest_request_seconds",
+        "gauge",
+        "How long the oldest of them has been in process.",
+        _of_pools(attrgetter("oldest_request")),
+    ),
+    Metric(
+        "xoscar_pool_loop_lag_seconds",
+        "gauge",
+        "How long the event loop of a sub-pool took to answer last, or has not answered.",
+        _of_pools(attrgetter("loop_lag")),
+    ),
+    Metric(
+        "xoscar_pool_resident_bytes",
+        "gauge",
+        "Resident memory of a sub-pool.",
+        _of_pools(attrgetter("rss")),
+    ),
+    Metric(
+        "xoscar_crashes_total",
+        "counter",
+        "Sub-pools that died without having been asked to, by cause.",
+        _crashes,
     ),
 )
 
 CONNECT_SECONDS = ("xoscar_connect_seconds", "How long connects took, successful or not.")
 
 
-def _open_descriptors(_: statistics.Statistics) -> Samples:
+def _open_descriptors(_: Moment) -> Samples:
     import psutil
 
     return [({}, descriptors.count(psutil.Process()))]
 
 
-def _most_descriptors(_: statistics.Statistics) -> Samples:
+def _most_descriptors(_: Moment) -> Samples:
     limit, _hard = descriptors.limits()
     return [({}, float("inf") if limit is None else limit)]
 
@@ -147,7 +244,7 @@ def _guarded(read: Callable[[], list[T]]) -> list[T]:
     except Exception:
         if not _failed:
             _failed = True
-            logger.warning("the metrics of xoscar connections cannot be read", exc_info=True)
+            logger.warning("some metrics of xoscar cannot be read", exc_info=True)
         return []
 
 
@@ -169,14 +266,15 @@ class PrometheusCollector:
         from prometheus_client.core import Metric as MetricFamily
 
         families = []
-        now = statistics.statistics()
+        now = Moment()
         # Its own process_open_fds and process_max_fds are read there.
         chosen = METRICS if os.path.isdir("/proc/self/fd") else METRICS + _descriptors()
         for metric in chosen:
             family = MetricFamily(metric.name.removesuffix("_total"), metric.text, metric.kind)
-            for labels, value in metric.read(now):
+            for labels, value in _guarded(partial(metric.read, now)):
                 family.add_sample(metric.name, labels, value)
-            families.append(family)
+            if family.samples:
+                families.append(family)
         buckets, count, seconds = counters.connect_histogram()
         name, text = CONNECT_SECONDS
         steps = [(str(bound), float(below)) for bound, below in buckets]
@@ -223,7 +321,7 @@ def _aioprometheus_collectors(library: Any) -> Iterator[Any]:
 
 
 def _samples(metric: Metric) -> Samples:
-    return metric.read(statistics.statistics())
+    return metric.read(Moment())
 
 
 def _connect_seconds() -> list[tuple[dict[str, str], dict[float | str, float]]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
 from xoscar.backends.message import ControlMessageType, ResultMessage
@@ -51,13 +51,40 @@ async def ask(address: str) -> list[Snapshot]:
     Unobservable
         No pool answers there.
     """
-    try:
+    with _observing(address):
         addresses = await _addresses(address)
+    return await asyncio.gather(*map(_process, addresses))
+
+
+async def ask_main_pool(address: str, question: str) -> tuple[str, str]:
+    """The main pool of the pool at ``address``, and its answer to a question of ours.
+
+    Raises
+    ------
+    Unobservable
+        No pool answers there, or xoscar-idle is not active in the main pool.
+    """
+    remedy = ": if it is a sub-pool, name its main pool, which can tell of those that are blocked"
+    with _observing(address, remedy):
+        async with _exchange(address) as exchange:
+            main = fix_all_zero_ip(await exchange.config("main_pool_address"), address)
+    with _observing(main):
+        async with _exchange(main) as exchange:
+            told = await exchange.config(question)
+    if not isinstance(told, str):
+        raise Unobservable(f"main pool {main}: xoscar-idle is not active there, or is older")
+    return main, told
+
+
+@contextlib.contextmanager
+def _observing(address: str, remedy: str = "") -> Iterator[None]:
+    """An error in the block is one line for the user."""
+    try:
+        yield
     except asyncio.TimeoutError:
-        raise Unobservable(f"{address} did not answer in {TIMEOUT:g} s") from None
+        raise Unobservable(f"{address} did not answer in {TIMEOUT:g} s{remedy}") from None
     except Exception as error:
         raise Unobservable(f"no pool answers at {address}: {one_line(error)}") from None
-    return await asyncio.gather(*map(_process, addresses))
 
 
 async def _addresses(address: str) -> list[str]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from .. import side_channel, values
-from ..gate import IDLE_TIMEOUT
+from ..gate import IDLE_TIMEOUT, SUPERVISE
 from . import kernel, snapshot
 from .snapshot import Snapshot, Unobservable
 
@@ -33,7 +33,8 @@ def nobody() -> str:
     where, value = ("", "1") if place is None else (f" in {place}", place)
     return (
         f"no process of this user offers a monitor{where}: start it with "
-        f"{side_channel.MONITOR}={value} beside {IDLE_TIMEOUT}, or name a PID or a POOL_ADDRESS"
+        f"{side_channel.MONITOR}={value} beside {IDLE_TIMEOUT} or {SUPERVISE}, or name a PID or a "
+        "POOL_ADDRESS"
     )
 
 

@@ -1,0 +1,75 @@
+"""The states of a lineage, and what is told of it at one moment."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+from dataclasses import dataclass
+
+
+class State(str, enum.Enum):
+    """Where the processes that replace each other are in their life."""
+
+    STARTING = "starting"
+    HEALTHY = "healthy"
+    BUSY = "busy"
+    """Its side thread answers, its event loop does not."""
+    UNHEALTHY = "unhealthy"
+    """Nothing of it answers, or it hangs, or an error says that it is broken."""
+    RECOVERING = "recovering"
+    DEAD = "dead"
+    """It died, and is not to be recovered."""
+    STOPPING = "stopping"
+    """It was asked to end."""
+
+
+@dataclass(frozen=True)
+class PoolInfo:
+    """One sub-pool at one moment, in values that JSON has. Times are in seconds."""
+
+    address: str
+    """Empty while it starts for the first time."""
+    pid: int
+    lineage: int
+    """Its number in the main pool's process, from 1; what replaces it has the same."""
+    incarnation: int
+    """Which of the lineage's, from 1."""
+    state: str
+    """One of :class:`State`."""
+    since: float
+    """Unix time of the last change of the state."""
+    uptime: float
+    restarts: int
+    label: str | None = None
+    in_process: int | None = None
+    """Requests in process. None: unknown."""
+    oldest_request: float | None = None
+    """How long the oldest of them has been in process."""
+    requests: tuple[dict[str, object], ...] = ()
+    """The oldest of them: ``actor``, ``method``, ``seconds``."""
+    loop_lag: float | None = None
+    """How long its event loop took to answer last, or has not answered now."""
+    rss: int | None = None
+    """Resident bytes."""
+    reason: str = ""
+    """Why it is in this state, in a few words."""
+    doing: str = ""
+    """The stack of its event loop's thread, while it is busy or unhealthy."""
+    last_failure: str | None = None
+    """What its lineage's last crash was, on one line."""
+    sequence: int = 0
+    """Counts the changes of state of the main pool's sub-pools."""
+    observed: bool = False
+    """Whether its heartbeats are followed: ``XOSCAR_SUPERVISE`` is on there and here."""
+
+    def to_json(self) -> str:
+        """On one line."""
+        return json.dumps(vars(self))
+
+    @classmethod
+    def from_dict(cls, given: dict[str, object]) -> PoolInfo:
+        """Of :func:`vars` of one, from a process with another version of us, too."""
+        known = {each.name for each in dataclasses.fields(cls)}
+        told = {name: value for name, value in given.items() if name in known}
+        return cls(**told)  # type: ignore[arg-type]

@@ -1,0 +1,594 @@
+"""The sub-pools of one main pool: who they are, what became of them, and their recovery.
+
+It takes the place of xoscar's monitor, which looks at one process after the other every half
+second, and at none while it recovers one. What is done about a death is the same, in the same
+order; only that it is done when it happens, and once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import math
+import os
+import threading
+import time
+import weakref
+from collections import Counter, deque
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from .. import config, side_thread
+from ..connection.deadlines import clear as clear_deadline
+from ..locks import process_lock
+from . import health, subpool
+from .health import judge
+from .record import CrashRecord
+from .state import PoolInfo, State
+from .subpool import Subpool
+
+logger = logging.getLogger("xoscar_idle")
+
+RETRY = 0.5
+"""Seconds after which a recovery that failed is tried again, as xoscar does."""
+
+TELL_FIRST = 0.05
+"""Seconds from a death to its recovery. Starting a process blocks the loop for tens of
+milliseconds, and those who wait for what there is to say are here or ask within that time."""
+
+REMEMBERED = 100
+"""Ends of processes that a main pool can still tell of."""
+
+MEMORY_EVERY = 2.0
+"""Seconds between two looks at what the kernel counts of memory."""
+
+NO_DEATH = 0.1
+"""Seconds after which the end of a process must have begun, if it is why a connection was lost."""
+
+SLACK = 1.0
+"""Seconds by which a connection may seem to be younger than it is: the question takes its time."""
+
+START_SEEN = 0.25
+"""Seconds within which xoscar sees that a process has started, for which it looks every 0.1 s."""
+
+_LIVING = (State.HEALTHY, State.BUSY, State.UNHEALTHY)
+_COMING = (State.RECOVERING, State.STARTING)
+
+
+@dataclass(eq=False)
+class Lineage:
+    """The processes that replace each other."""
+
+    number: int
+    address: str
+    label: str | None = None
+    state: State = State.STARTING
+    since: float = 0.0
+    """Unix time of the last change of the state."""
+    reason: str = ""
+    sequence: int = 0
+    incarnation: int = 0
+    accepts: float = 0.0
+    """Since when connections to its address are to this incarnation, in monotonic time."""
+    last: CrashRecord | None = None
+    subpool: Subpool | None = None
+    waiting: list[asyncio.Future[None]] = field(default_factory=list)
+    """Who waits for its recovery."""
+
+
+@dataclass(frozen=True)
+class End:
+    """How a process ended, and of which lineage it was."""
+
+    record: CrashRecord
+    requested: str
+    """Who asked for it; empty: it was a crash."""
+    lineage: Lineage
+    accepted: float
+    """Since when connections to its address were to this process, in monotonic time."""
+    at: float = field(default_factory=time.monotonic)
+
+
+_recovering: ContextVar[Lineage | None] = ContextVar("xoscar_idle_recovering", default=None)
+"""What is attached in this context replaces a process of that lineage."""
+
+
+class Supervisor:
+    """Belongs to the event loop of its main pool; what only tells belongs to any thread."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = weakref.ref(pool)
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._lineages: dict[str, Lineage] = {}  # by address
+        self._leaving: dict[str, Lineage] = {}  # those removed whose processes live
+        self._sequence = 0
+        self._lock = threading.RLock()  # for states, which the side thread changes, too
+        self._ends: deque[End] = deque(maxlen=REMEMBERED)
+        self._lost: deque[tuple[Lineage, Subpool]] = deque()  # to be recovered, in this order
+        self._at_work: Lineage | None = None  # which is being recovered
+        self.monitors = False
+        """Whether what is done about deaths is ours to do."""
+        self.retired = False
+        """Whether xoscar is not extended any more."""
+        self._woken = asyncio.Event()
+        self._looked = self._awake = self._looked_at_memory = 0.0
+
+    # -- who they are ----------------------------------------------------------------------------
+
+    def follow(self) -> None:
+        """The main pool has other sub-pools than before, or may have."""
+        pool = self._pool()
+        if pool is None or self.retired:
+            return
+        if threading.get_ident() != self._thread:
+            self._loop.call_soon_threadsafe(self.follow)
+            return
+        processes = dict(pool.sub_processes)
+        for address, lineage in list(self._lineages.items()):
+            if address not in processes:
+                self._removed(pool, lineage)
+        for address, process in processes.items():
+            known = self._lineages.get(address)
+            if known is None or known.subpool is None or known.subpool.process is not process:
+                self._attached(pool, address, process)
+
+    def _attached(self, pool: Any, address: str, process: Any) -> None:
+        lineage = self._lineages.get(address) or self._replaced_here()
+        if lineage is None or not _has_ended(lineage):
+            lineage = Lineage(next(_numbers), address)
+        lineage.address = address
+        lineage.label = _label(pool, address)
+        lineage.incarnation += 1
+        lineage.subpool = found = subpool.of(process)
+        # The first of a lineage may have been there for long before, and others have connected.
+        before = START_SEEN if lineage.incarnation > 1 else found.uptime + SLACK
+        lineage.accepts = time.monotonic() - before
+        self._lineages[address] = lineage
+        if lineage is self._at_work:  # its actors are still to come
+            self._change(lineage, State.STARTING, "it is being recovered")
+        else:
+            self._change(lineage, State.HEALTHY)
+        found.watch(partial(self._ended, lineage))
+
+    def _replaced_here(self) -> Lineage | None:
+        """That of which what is attached here and now replaces a process."""
+        # What a recovery has started may go on in its context long after it.
+        lineage = _recovering.get()
+        return lineage if lineage is self._at_work else None
+
+    def _removed(self, pool: Any, lineage: Lineage) -> None:
+        """The main pool has let go of it: it is stopped, handed over, or about to be replaced."""
+        del self._lineages[lineage.address]
+        if lineage is not self._at_work:
+            self._settle(lineage)
+        if (found := lineage.subpool) is None or found.death.told:
+            return
+        if getattr(pool, "_handoff", None):
+            found.leave()
+        else:
+            found.requested = found.requested or "it was removed from its main pool"
+            self._leaving[lineage.address] = lineage
+            self._change(lineage, State.STOPPING, found.requested)
+
+    # -- what became of them ---------------------------------------------------------------------
+
+    def _ended(self, lineage: Lineage, found: Subpool) -> None:
+        """A process has ended."""
+        pool = self._pool()
+        if pool is None or found.death.told:
+            return
+        requested = found.requested or ("its main pool was stopped" if pool.stopped else "")
+        record = CrashRecord(lineage.address, found.pid, time.time())
+        try:
+            record = self._tell(pool, lineage, found, requested)
+        except Exception:  # what is to be done is done all the same
+            with contextlib.suppress(Exception):  # it may be the program's logging that fails
+                _unable("the end of pool %s could not be told", lineage.address)
+        self._leaving = {a: each for a, each in self._leaving.items() if each is not lineage}
+        self._ends.append(End(record, requested, lineage, lineage.accepts))
+        is_current = self._is(lineage, found)
+        if is_current and pool._auto_recover and not pool.stopped:
+            self._change(lineage, State.RECOVERING, requested)
+        else:
+            self._change(lineage, State.STOPPING if requested else State.DEAD, requested)
+        found.release()  # tells who waits
+        if is_current:
+            self._announce(lineage, found)
+
+    def _tell(self, pool: Any, lineage: Lineage, found: Subpool, requested: str) -> CrashRecord:
+        record = found.record(
+            address=lineage.address,
+            label=lineage.label,
+            lineage=lineage.number,
+            incarnation=lineage.incarnation,
+            main_address=pool.external_address,
+            main_pid=os.getpid(),
+        )
+        # What the kernel has counted by now is of this end: it is not evidence for another one.
+        for other in list(self._lineages.values()):
+            if other.subpool is not None and other.subpool is not found:
+                other.subpool.look_at_memory()
+        if not requested:
+            lineage.last = record = replace(record, record=subpool.keep(record))
+            count(record)
+            logger.warning("%s", record.line())
+        return record
+
+    def _announce(self, lineage: Lineage, found: Subpool) -> None:
+        """Tell the program, as xoscar does, and have it recovered if the program wants that."""
+        pool = self._pool()
+        if pool is None or pool.stopped or not self.monitors or not self._is_lost(lineage, found):
+            return
+        try:
+            if pool._on_process_down is not None:
+                pool._on_process_down(pool, lineage.address)
+            pool.process_sub_pool_lost(lineage.address)
+        except Exception:
+            logger.exception("Monitor sub pool %s failed", lineage.address)
+            self._loop.call_later(RETRY, self._announce, lineage, found)
+            return
+        if pool._auto_recover and (lineage, found) not in self._lost:
+            self._lost.append((lineage, found))
+            self._woken.set()
+
+    def _is(self, lineage: Lineage, found: Subpool) -> bool:
+        """Whether that is the newest process of a lineage which the main pool still has."""
+        return self._lineages.get(lineage.address) is lineage and lineage.subpool is found
+
+    def _is_lost(self, lineage: Lineage, found: Subpool) -> bool:
+        """Whether that process has ended, and nothing has taken its place."""
+        return self._is(lineage, found) and found.death.told
+
+    # -- xoscar's monitor ------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Do what xoscar's monitor does; it is the main pool's task for that."""
+        clear_deadline()
+        pool = self._pool()
+        if pool is None:
+            return
+        self.monitors = True
+        try:
+            self.follow()
+            for lineage in list(self._lineages.values()):
+                if lineage.subpool is not None and lineage.subpool.death.told:
+                    self._announce(lineage, lineage.subpool)
+            while not pool.stopped and not self.retired:
+                while self._lost:
+                    await asyncio.sleep(TELL_FIRST)
+                    await self._recover(pool, *self._lost.popleft())
+                self._woken.clear()
+                await self._woken.wait()
+        except asyncio.CancelledError:
+            return  # as xoscar's
+        finally:
+            self.monitors = False
+            self._lost.clear()
+            if self.retired or pool.stopped:
+                for lineage in self._lineages.values():
+                    self._settle(lineage)
+        if self.retired and not pool.stopped:
+            pool._monitor_task = None
+            await pool.start_monitor()
+
+    async def _recover(self, pool: Any, lineage: Lineage, found: Subpool) -> None:
+        if not self._is_lost(lineage, found):
+            return
+        address = lineage.address
+        why = "nothing took its place"
+        self._at_work = lineage
+        token = _recovering.set(lineage)
+        born = subpool.born.set(partial(self._starting, lineage, found))
+        try:
+            await pool.recover_sub_pool(address)
+            if pool._on_process_recover is not None:
+                pool._on_process_recover(pool, address)
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            # xoscar is silent about this one, which comes while the interpreter ends.
+            if "cannot schedule new futures" not in why:
+                logger.exception("Monitor sub pool %s failed", address)
+        finally:
+            self._at_work = None
+            _recovering.reset(token)
+            subpool.born.reset(born)
+        self.follow()
+        if self._is_lost(lineage, found):
+            self._change(lineage, State.RECOVERING, f"its recovery failed: {why[:500]}")
+            self._loop.call_later(RETRY, self._announce, lineage, found)
+            return
+        if self._lineages.get(lineage.address) is not lineage:
+            self._change(lineage, State.DEAD, f"its recovery failed: {why[:500]}")
+        elif _has_ended(lineage):
+            return  # what took its place has ended, too, and is to be recovered in its turn
+        elif lineage.state is State.STARTING:
+            self._change(lineage, State.HEALTHY)
+        self._settle(lineage)
+
+    def _starting(self, lineage: Lineage, found: Subpool, new: Subpool) -> None:
+        if lineage.subpool is found:
+            self._change(lineage, State.STARTING, f"process {new.pid} is starting")
+
+    async def recovered(self, address: str) -> None:
+        """Wait until the sub-pool at ``address`` lives; not at all where there is none."""
+        lineage = self._lineages.get(address)
+        if lineage is None or lineage.subpool is None:
+            return
+        # One that has just hung up on whoever asks may not have ended yet.
+        await lineage.subpool.death.wait(RETRY)
+        pool = self._pool()
+        if pool is not None and pool._auto_recover and lineage.state in _COMING:
+            waiter = self._loop.create_future()
+            lineage.waiting.append(waiter)
+            await waiter
+
+    def _settle(self, lineage: Lineage) -> None:
+        waiting, lineage.waiting = lineage.waiting, []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def retire(self) -> None:
+        """Leave all to xoscar's own monitor, after what is under way."""
+        self.retired = True
+        self._woken.set()
+        for lineage in self._lineages.values():
+            if lineage.subpool is not None:
+                lineage.subpool.leave()
+            if not self.monitors:
+                self._settle(lineage)
+
+    # -- their states ----------------------------------------------------------------------------
+
+    def _change(self, lineage: Lineage, state: State, reason: str = "") -> None:
+        with self._lock:
+            if state is not lineage.state or not lineage.sequence:
+                self._sequence += 1
+                lineage.sequence, lineage.since = self._sequence, time.time()
+            lineage.state, lineage.reason = state, reason
+
+    def look(self, now: float) -> None:
+        """Look at those that live, and judge; in the side thread."""
+        # A gap of this process may have been one of the whole machine: it is nobody's silence.
+        if now - self._looked > 3 * health.BEAT:
+            self._awake = now
+        self._looked = now
+        if at_memory := now - self._looked_at_memory >= MEMORY_EVERY:
+            self._looked_at_memory = now
+        hang_timeout = config.current().hang_timeout
+        for lineage in list(self._lineages.values()):
+            found = lineage.subpool
+            if found is None or found.death.told:
+                continue
+            if at_memory:
+                found.look_at_memory()
+            verdict = judge(found.seen(now, self._awake), hang_timeout)
+            with self._lock:
+                if lineage.subpool is not found or lineage.state not in _LIVING:
+                    continue
+                if verdict.silent:
+                    found.ask_stacks()
+                else:
+                    found.forget_stacks()
+                self._change(lineage, verdict.state, verdict.reason)
+
+    def forget(self) -> None:
+        """Nobody looks any more: what was seen is of the past."""
+        for lineage in list(self._lineages.values()):
+            with self._lock:
+                if lineage.state in _LIVING:
+                    self._change(lineage, State.HEALTHY)
+
+    def is_there(self) -> bool:
+        """Whether its main pool still exists."""
+        return self._pool() is not None
+
+    def is_over(self) -> bool:
+        """Whether its main pool has ended, and all that it had."""
+        pool = self._pool()
+        return pool is None or (pool.stopped and all(map(_has_ended, self._lineages.values())))
+
+    def pools(self) -> list[PoolInfo]:
+        """Its sub-pools now."""
+        if self.is_over():
+            return []
+        with self._lock:
+            return [self._info(each) for each in list(self._lineages.values())]
+
+    def _info(self, lineage: Lineage) -> PoolInfo:
+        found, living = lineage.subpool, not _has_ended(lineage)
+        return PoolInfo(
+            address=lineage.address,
+            pid=0 if found is None else found.pid,
+            lineage=lineage.number,
+            incarnation=lineage.incarnation,
+            state=lineage.state.value,
+            since=lineage.since,
+            uptime=found.uptime if found and living else 0.0,
+            restarts=lineage.incarnation - 1,
+            label=lineage.label,
+            reason=lineage.reason,
+            doing=found.doing() if found and lineage.state in _LIVING[1:] else "",
+            last_failure=lineage.last.line() if lineage.last else None,
+            sequence=lineage.sequence,
+            **(found.told(time.monotonic()) if found and living else {}),
+        )
+
+    def has(self, address: str) -> bool:
+        """Whether there is a sub-pool at that address, or one that is just leaving."""
+        return not self.is_over() and (address in self._lineages or address in self._leaving)
+
+    def last_end(self, address: str) -> float:
+        """When the last sub-pool at that address ended, in monotonic time; 0: there was none."""
+        end = self._last_end(address)
+        return 0.0 if end is None else end.at
+
+    async def explain(self, address: str, open_for: float, patience: float) -> End | None:
+        """How the process ended that somebody had a connection to; None: it has not.
+
+        Parameters
+        ----------
+        address
+            Of the sub-pool.
+        open_for
+            Seconds for which the connection has been open: no older end ended it.
+        patience
+            Seconds for which an end that has begun is waited for.
+        """
+        begun = time.monotonic()
+        while (end := self._end_since(address, begun - open_for)) is None:
+            lineage = self._lineages.get(address) or self._leaving.get(address)
+            found = None if lineage is None else lineage.subpool
+            if lineage is not None and found is not None and found.requested:
+                # It hangs up, and goes on with what it does at its end.
+                record = CrashRecord(address, found.pid, time.time())
+                return End(record, found.requested, lineage, lineage.accepts)
+            waited = time.monotonic() - begun
+            # A process closes its connections before it can be seen to have ended.
+            if found is None or found.death.told or waited >= patience:
+                return None
+            if waited >= NO_DEATH and not found.is_ending():
+                return None
+            await found.death.wait(min(NO_DEATH, patience - waited))
+        return end
+
+    def _end_since(self, address: str, opened: float) -> End | None:
+        """The end of the process to which connections were that were opened at that time."""
+        lineage = self._lineages.get(address)
+        if lineage is not None and not _has_ended(lineage) and opened >= lineage.accepts:
+            return None  # its predecessor's story is not its own
+        end = self._last_end(address, opened)
+        return end if end is not None and end.at >= opened - SLACK else None
+
+    def _last_end(self, address: str, opened: float = math.inf) -> End | None:
+        for end in reversed(list(self._ends)):
+            if end.record.address == address and end.accepted <= opened:
+                return end
+        return None
+
+    def info(self, address: str) -> dict[str, Any] | None:
+        """The sub-pool at ``address`` now, in values that JSON has; None: there is none."""
+        with self._lock:
+            lineage = self._lineages.get(address)
+            return None if lineage is None else vars(self._info(lineage))
+
+    def down(self, address: str) -> dict[str, Any] | None:
+        """Why a sub-pool refuses connections, in values that JSON has; None: it should not."""
+        with self._lock:
+            lineage = self._lineages.get(address) or self._leaving.get(address)
+            if lineage is not None:
+                return None if lineage.state in _LIVING else vars(self._info(lineage))
+            if (end := self._last_end(address)) is None:
+                return None
+            told = {**vars(self._info(end.lineage)), "reason": end.requested}
+            if end.lineage.address != address and self._lineages.get(end.lineage.address):
+                told["reason"] = (
+                    f"it was replaced by pool {end.lineage.address}, "
+                    f"which is {end.lineage.state.value}"
+                )
+            told["last_failure"] = None if end.requested else end.record.line()
+            return told
+
+
+def _has_ended(lineage: Lineage) -> bool:
+    return lineage.subpool is None or lineage.subpool.death.told
+
+
+def _label(pool: Any, address: str) -> str | None:
+    try:
+        conf = pool._config.get_pool_config(pool._config.get_process_index(address))
+    except ValueError:
+        return None
+    label: str | None = conf["label"]
+    return label
+
+
+# -- those of this process -------------------------------------------------------------------------
+
+_lock = process_lock()
+_numbers = itertools.count(1)  # of lineages
+_all: list[weakref.ref[Supervisor]] = []
+crashes: Counter[str] = Counter()
+"""Deaths so far of sub-pools of this process, by cause."""
+
+
+def count(record: CrashRecord) -> None:
+    """A sub-pool has crashed."""
+    with _lock:
+        crashes[record.cause] += 1
+
+
+def supervise(pool: Any) -> Supervisor:
+    """A supervisor for a main pool, on the running loop."""
+    made = Supervisor(pool)
+    with _lock:
+        _all[:] = [each for each in _all if each() is not None]
+        _all.append(weakref.ref(made))
+    apply()
+    return made
+
+
+def everywhere() -> list[Supervisor]:
+    """All supervisors of this process whose main pools are there."""
+    with _lock:
+        return [found for each in _all if (found := each()) is not None and found.is_there()]
+
+
+def of(address: str) -> Supervisor | None:
+    """That of a sub-pool, be it of the past."""
+    found = everywhere()
+    for each in found:
+        if each.has(address):
+            return each
+    last = max(found, key=lambda each: each.last_end(address), default=None)
+    return last if last is not None and last.last_end(address) else None
+
+
+_told = False
+
+
+def _unable(message: str, address: str) -> None:
+    global _told
+    if not _told:
+        _told = True
+        logger.warning(message, address, exc_info=True)
+
+
+def apply() -> None:
+    """The settings, or who is to be looked at, may have changed."""
+    if config.current().supervise != "off" and everywhere():
+        side_thread.every(health.BEAT, _look)
+    else:
+        side_thread.never(_look)
+        for each in everywhere():
+            each.forget()
+
+
+def _look() -> None:
+    supervisors = [each for each in everywhere() if not each.is_over()]
+    for each in supervisors:
+        each.look(time.monotonic())
+    if not supervisors:
+        side_thread.never(_look)
+
+
+def stop() -> None:
+    """Leave all main pools to xoscar's own monitor."""
+    side_thread.never(_look)
+    for each in everywhere():
+        try:
+            each._loop.call_soon_threadsafe(each.retire)
+        except RuntimeError:  # it is closed
+            continue
+    _all.clear()
+
+
+def after_fork() -> None:
+    """In a forked child: the sub-pools are the parent's."""
+    _all.clear()
+    crashes.clear()

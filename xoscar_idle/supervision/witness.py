@@ -1,0 +1,218 @@
+"""What callers are told of a pool that died, wherever they are.
+
+Its main pool knows. In the main pool's process it is asked directly. A sub-pool knows its main pool
+and the addresses of its siblings. Anybody else asks a pool that it is connected to, while all is
+well, for the address of its main pool: once, and again after a while, since a hand-over changes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import Any
+
+from xoscar.backends.communication.socket import SocketClient, UnixSocketClient
+from xoscar.backends.message import ErrorMessage
+from xoscar.backends.router import Router
+from xoscar.errors import ServerClosed
+from xoscar.utils import fix_all_zero_ip
+
+from ..connection.client import CallerClient
+from ..connection.exchange import Exchange, question_for_config, question_for_name
+from ..connection.losses import Spawn
+from ..locks import process_lock
+from . import answers, supervisor
+from .crash import PoolCrashed, PoolUnavailable
+from .record import CrashRecord
+from .state import State
+
+logger = logging.getLogger("xoscar_idle")
+
+PATIENCE = 1.0
+"""Seconds for which an error waits for what there is to say."""
+
+QUIET = 5.0
+"""Seconds for which a main pool that has not answered is not asked again."""
+
+INTRODUCTION = 5.0
+"""Seconds that a pool may take to tell its name, and that of its main pool."""
+
+FRESH = 60.0
+"""Seconds for which that is not asked again."""
+
+KNOWN = 1000
+"""Addresses of which the main pool is remembered, those met last."""
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Of a pool: its own name for itself, and the address of its main pool."""
+
+    name: str
+    main: str
+    learnt: float
+
+
+class Witness:
+    """Asks main pools; of a whole process, on any of its loops."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, _Known] = OrderedDict()  # by the address that is called
+        self._lock = process_lock()
+        self._silent: dict[str, float] = {}  # main pools that have not answered, and until when
+
+    # -- who belongs to whom ---------------------------------------------------------------------
+
+    def met(self, client: CallerClient, spawn: Spawn) -> None:
+        """A pool has answered: learn whose it is, in the background."""
+        if not isinstance(client.client, (SocketClient, UnixSocketClient)):
+            return
+        address = client.address
+        known = self._known.get(address)
+        if known is not None and time.monotonic() - known.learnt < FRESH:
+            return
+        if supervisor.of(address) is not None:
+            return
+        if (main := _main_of_siblings(address)) is not None:
+            # It may be a sibling no more when it is asked about.
+            self._remember(address, address, main)
+        else:
+            spawn(self._learn(client, address))
+
+    async def _learn(self, client: CallerClient, address: str) -> None:
+        try:
+            name, main = await _introduced(client)
+        except Exception as error:  # the connection has ended, or it is no pool
+            logger.debug("the main pool of %s is not known: %r", address, error)
+            return
+        self._remember(address, name, fix_all_zero_ip(main, address))
+
+    def _remember(self, address: str, name: str, main: str) -> None:
+        with self._lock:
+            self._known[address] = _Known(name, main, time.monotonic())
+            self._known.move_to_end(address)
+            while len(self._known) > KNOWN:
+                self._known.popitem(last=False)
+
+    # -- what became of them ---------------------------------------------------------------------
+
+    async def lost(self, client: CallerClient) -> BaseException | None:
+        """What calls on a connection are to raise that has been lost; None: nothing is known."""
+        address, open_for = client.address, client.now() - client.opened
+        if supervisor.of(address) is not None:
+            told = await answers.end(address, open_for, answers.PATIENCE)
+        else:
+            told = await self._ask(address, lambda name: answers.end_of(name, open_for))
+        if not isinstance(told, dict):
+            return None
+        try:
+            record = replace(CrashRecord.from_dict(told["record"]), address=address)
+            error: BaseException = PoolCrashed.of(record)
+            if told["requested"]:
+                error = ServerClosed(
+                    f"Remote server {address} closed: its process, {record.pid}, has ended: "
+                    f"{told['requested']}"
+                )
+            return error
+        except (KeyError, TypeError, ValueError) as error:  # of another version of us
+            logger.debug("the end of pool %s cannot be told: %r", address, error)
+            return None
+
+    async def refused(self, address: str) -> BaseException | None:
+        """What calls are to raise whose connect has been refused; None: nothing is known."""
+        if (here := supervisor.of(address)) is not None:
+            told = here.down(address)
+        else:
+            told = await self._ask(address, answers.why_down)
+        if not isinstance(told, dict):
+            return None
+        try:
+            return PoolUnavailable.of(address, told)
+        except (KeyError, TypeError) as error:
+            logger.debug("why pool %s is down cannot be told: %r", address, error)
+            return None
+
+    async def excused(self, client: CallerClient) -> str:
+        """Why a pool that answers no probe is not given up: its main pool says that it is busy."""
+        address = client.address
+        if (here := supervisor.of(address)) is not None:
+            told: Any = here.info(address)
+        else:
+            told = await self._ask(address, answers.info_of)
+        if isinstance(told, dict) and told.get("state") == State.BUSY.value:
+            return f"its main pool says that it is busy: {told.get('reason')}"
+        return ""
+
+    async def _ask(self, address: str, question: Callable[[str], str]) -> Any:
+        """What the main pool of ``address`` answers to a question about it; None: nothing."""
+        if (main := _main_of_siblings(address)) is not None:
+            name = address
+        elif (known := self._known.get(address)) is not None:
+            name, main = known.name, known.main
+        else:
+            return None
+        now = time.monotonic()
+        if main in (address, name) or self._silent.get(main, 0.0) > now:  # it is one itself
+            return None
+        try:
+            return await asyncio.wait_for(_asked(main, question(name)), PATIENCE)
+        except asyncio.TimeoutError:
+            # Else each call that is refused would wait for it once more.
+            self._silent = {m: t for m, t in self._silent.items() if t > now} | {main: now + QUIET}
+            logger.debug("main pool %s has not answered in %g s", main, PATIENCE)
+            return None
+        except Exception as error:  # it has gone, too, or its loop is blocked
+            logger.debug("main pool %s tells nothing of %s: %r", main, address, error)
+            return None
+
+
+async def _introduced(client: CallerClient) -> tuple[str, str]:
+    """The own name of whoever answers on a connection, and the address of its main pool."""
+    reply = await client.ask(question_for_name(client.route), INTRODUCTION)
+    if not isinstance(reply, ErrorMessage):
+        raise ConnectionError("it does not speak as a pool does")
+    # By its own name for itself: a main pool forwards all else, to itself if need be.
+    name = reply.address
+    question = question_for_config(name, "main_pool_address")
+    reply = await client.ask(question, INTRODUCTION)
+    if isinstance(reply, ErrorMessage) or not isinstance(reply.result, str):
+        raise ConnectionError("it does not name its main pool")
+    return name, reply.result
+
+
+async def _asked(main: str, question: str) -> Any:
+    async with Exchange(Router.get_instance_or_empty(), main) as exchange:
+        await exchange.introduce()
+        told = await exchange.config(question)
+    return json.loads(told) if isinstance(told, str) else None
+
+
+# -- siblings --------------------------------------------------------------------------------------
+
+_own: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def follow(original: Callable[..., None]) -> Callable[..., None]:
+    """For ``__init__`` of xoscar's sub-pools: those of this process know their main pool."""
+
+    @wraps(original)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        _own.add(self)
+
+    return init
+
+
+def _main_of_siblings(address: str) -> str | None:
+    for pool in list(_own):
+        if address in pool._config.get_external_addresses():
+            main: str = pool._main_address
+            return main
+    return None
