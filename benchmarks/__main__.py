@@ -16,6 +16,7 @@ SCENARIOS = (
     "dead_endpoint",
     "reconnect",
     "nat",
+    "supervision",
     "alternatives",
     "soak",
 )

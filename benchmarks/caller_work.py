@@ -7,23 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
-import re
 import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import xoscar_idle
 
+from . import callgrind
 from .harness import OURS, STOCK, Ratio, Reach, Result, interleave, progress
 from .memory import BareCaller, Caller, messages
 
@@ -82,40 +77,6 @@ async def _held(calls: int) -> dict[str, float]:
     return {"bytes": size / calls, "blocks": blocks / calls}
 
 
-def _counted(calls: int) -> dict[str, dict[str, float]]:
-    """What callgrind counts per call."""
-
-    def run(side: str) -> dict[str, float]:
-        with tempfile.TemporaryDirectory() as directory:
-            out = Path(directory, "out")
-            tool = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--compress-strings=no"]
-            subprocess.run(
-                [
-                    *(*tool, f"--callgrind-out-file={out}"),
-                    *(sys.executable, "-m", __spec__.name, side, f"{calls}"),
-                ],
-                env=os.environ | {"PYTHONHASHSEED": "0"},
-                capture_output=True,
-                check=True,
-                timeout=200,
-            )
-            return {what: count / calls for what, count in _read(out.read_text()).items()}
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(CALLERS, pool.map(run, CALLERS), strict=True))
-
-
-def _read(profile: str) -> dict[str, int]:
-    """Instructions, and calls of Python's allocator where its name is known."""
-    totals = re.search(r"^totals: (\d+)", profile, re.MULTILINE)
-    assert totals is not None
-    allocator = r"^cfn=_?Py(?:Object|Mem)_[MC]alloc\b.*\ncalls=(\d+)"
-    return {
-        "instructions": int(totals[1]),
-        "allocations": sum(map(int, re.findall(allocator, profile, re.MULTILINE))),
-    }
-
-
 def measure(result: Result, rounds: int, calls: int) -> None:
     """Fill in the part of the report that is about calls in memory."""
     _measure_times(result, rounds, calls)
@@ -170,7 +131,7 @@ def _measure_held(result: Result) -> None:
 
 def _measure_counted(result: Result) -> None:
     progress("calls: in memory, counting instructions")
-    result.data["counted"] = counted = _counted(1500)
+    result.data["counted"] = counted = callgrind.counted(__spec__.name, CALLERS, 1500)
     columns = ("per call", *CALLERS, "ratio", "ratio of what exceeds bare")
     table = result.table("Counted by callgrind, `ActorCaller.call`, one caller", *columns)
     for what in ("instructions", "allocations"):
@@ -192,15 +153,9 @@ async def _make(side: str, calls: int) -> None:
     asked = messages(calls)
     gc.collect()
     gc.freeze()  # whether all that was imported is looked at once more is chance
-    _count("on")
+    callgrind.count("on")
     await _calls(call, asked)
-    _count("off")
-
-
-def _count(switch: str) -> None:
-    """Let callgrind, under which this process runs, count from now on, or no longer."""
-    command = ["callgrind_control", f"--instr={switch}", f"{os.getpid()}"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    callgrind.count("off")
 
 
 if __name__ == "__main__":
