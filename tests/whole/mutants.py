@@ -370,6 +370,61 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
             "others.pop()\n            else",
         ),
     ),
+    # -- supervision
+    "health: a bound that is passed a moment later": (
+        Edit("supervision/health.py", "    if silent >= SILENT:\n", "    if silent > SILENT:\n"),
+    ),
+    "health: what hangs is busy": (
+        Edit(
+            "supervision/health.py",
+            "        if loop_silent >= hang_timeout:\n",
+            "        if False:\n",
+        ),
+    ),
+    "evidence: another cgroup's kill counts": (
+        Edit("supervision/evidence.py", "    if rise is None:\n", "    if not rise:\n"),
+    ),
+    "page: a request that has ended stays": (
+        Edit(
+            "supervision/page.py",
+            "            _SINCE.pack_into(self._map, _SLOTS_AT + slot * _SLOT_SIZE, 0.0)\n",
+            "            pass\n",
+        ),
+    ),
+    "recovery: it hides another death": (
+        Edit(
+            "supervision/supervisor.py",
+            "        if is_current:\n            self._announce(lineage, found)\n",
+            "        if is_current and self._at_work is None:\n"
+            "            self._announce(lineage, found)\n",
+        ),
+    ),
+    "recovery: one that fails is not tried again": (
+        Edit(
+            "supervision/supervisor.py",
+            "            self._loop.call_later(RETRY, self._announce, lineage, found)\n"
+            "            return\n"
+            "        if self._lineages",
+            "            return\n        if self._lineages",
+        ),
+    ),
+    "crash: an end that was asked for is one": (
+        Edit("supervision/supervisor.py", "        if not requested:\n", "        if True:\n"),
+    ),
+    "crash: its class is not known elsewhere": (
+        Edit(
+            "supervision/crash.py",
+            "            exc_type = _AsCauseBase\n",
+            "            pass\n",
+        ),
+    ),
+    "crash: one copy for all who wait": (
+        Edit(
+            "connection/client.py",
+            "            self._fail(reply, copy_error(error))\n",
+            "            self._fail(reply, error)\n",
+        ),
+    ),
 }
 
 NEED = {
@@ -382,6 +437,22 @@ NEED = {
     "a probe ": ("tests/connection/test_probe.py",),
     "a loop ": ("tests/connection/test_loops.py",),
     "half a module ": ("tests/test_imports.py",),
+    "health: ": ("tests/supervision/test_health.py",),
+    "evidence: ": ("tests/supervision/test_evidence.py",),
+    "page: ": ("tests/supervision/test_page.py",),
+    "recovery: ": tuple(
+        f"tests/supervision/test_recovery.py::test_{name}"
+        for name in ("a_death_while_another_recovers", "a_recovery_that_fails_twice")
+    ),
+    "crash: ": tuple(
+        f"tests/supervision/test_crashes.py::test_{name}"
+        for name in (
+            "a_caller_without_the_package",
+            "every_waiter_has_an_error_of_its_own",
+            "a_main_pool_that_stops",
+            "one_that_is_removed",
+        )
+    ),
 }
 """What finds mutants beside the tests in virtual time, by the beginning of their names."""
 
