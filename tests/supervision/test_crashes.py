@@ -34,16 +34,6 @@ pytestmark = pytest.mark.integration
 STOCK = "0 bytes read on a total of 11 expected bytes"
 
 
-@pytest.fixture
-def package() -> Iterator[None]:
-    """In this process, and in those that it starts."""
-    os.environ["XOSCAR_IDLE_TIMEOUT"] = "600"
-    xoscar_idle.install(idle_timeout=600)
-    yield
-    xoscar_idle.uninstall()
-    del os.environ["XOSCAR_IDLE_TIMEOUT"]
-
-
 @pytest.fixture(scope="module", params=["asyncio", "uvloop"])
 def host(request: pytest.FixtureRequest) -> Iterator[Host]:
     with crashing.host(request.param == "uvloop", XOSCAR_IDLE_TIMEOUT="600") as hosted:

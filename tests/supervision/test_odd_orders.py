@@ -27,13 +27,6 @@ from ..support.waiting import bounded, eventually, eventually_here
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("package")]
 
 
-@pytest.fixture
-def package(active: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In this process, and in those that it starts."""
-    monkeypatch.setenv("XOSCAR_IDLE_TIMEOUT", "600")
-    xoscar_idle.install(idle_timeout=600)
-
-
 class Slow(Victim):
     """Made as soon as there is that file; there is one that says when it is waited for."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +22,6 @@ from ..support.environment import environment
 from ..support.waiting import BOUND, bounded, eventually_here, eventually_told
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def package() -> Iterator[None]:
-    """In this process, and in those that it starts."""
-    os.environ["XOSCAR_IDLE_TIMEOUT"] = "600"
-    xoscar_idle.install(idle_timeout=600)
-    yield
-    xoscar_idle.uninstall()
-    del os.environ["XOSCAR_IDLE_TIMEOUT"]
 
 
 @pytest.fixture(params=["stock", "ours"])
