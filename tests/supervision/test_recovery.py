@@ -317,6 +317,23 @@ def test_a_start_that_fails(either: bool, how: str, tmp_path: Path) -> None:
     run(main())
 
 
+# Sub-pools that are no processes
+
+
+@pytest.mark.usefixtures("either")
+def test_pools_within_a_process() -> None:
+    """As xoscar has for tests of actors: their handles are tasks, or nothing at all."""
+    import xoscar.backends.test.pool  # noqa: F401
+
+    async def main() -> None:
+        async with await xo.create_actor_pool("test://127.0.0.1", n_process=1) as pool:
+            address = pool._config.get_external_addresses()[1]
+            assert await (await create(address)).pid() == os.getpid()
+            assert not xoscar_idle.pools()
+
+    run(main())
+
+
 # What is not there
 
 _WITHOUT = """

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from xoscar.backends.indigen.pool import MainActorPool
 from xoscar.backends.message import ControlMessageType, MessageType, ResultMessage
 from xoscar.backends.pool import MainActorPoolBase
 
@@ -112,8 +113,7 @@ def started(original: Callable[[Any], Coroutine[Any, Any, Any]]) -> Callable[...
         if of(self) is None:
             self.sub_processes = self.sub_processes  # from before install(): they are watched now
         ours = of(self)
-        changed = type(self).monitor_sub_pools is not MainActorPoolBase.monitor_sub_pools
-        if ours is None or changed:  # by a program that knows better
+        if ours is None or _has_own_monitor(type(self)):
             return await original(self)
         if self._monitor_task is None:
             self._monitor_task = asyncio.create_task(ours.run())
@@ -121,6 +121,12 @@ def started(original: Callable[[Any], Coroutine[Any, Any, Any]]) -> Callable[...
         return self._monitor_task
 
     return start_monitor
+
+
+def _has_own_monitor(kind: Any) -> bool:
+    """Whether a program knows better: how its pools are watched, or what it is to be alive."""
+    own = kind.monitor_sub_pools is not MainActorPoolBase.monitor_sub_pools
+    return own or kind.is_sub_pool_alive is not MainActorPool.is_sub_pool_alive
 
 
 def ended(verb: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -128,7 +128,11 @@ class Supervisor:
         if threading.get_ident() != self._thread:
             self._loop.call_soon_threadsafe(self.follow)
             return
-        processes = dict(pool.sub_processes)
+        processes = {
+            address: process
+            for address, process in list(pool.sub_processes.items())
+            if hasattr(process, "pid")  # else it is none, as in xoscar's pools for tests
+        }
         for address, lineage in list(self._lineages.items()):
             if address not in processes:
                 self._removed(pool, lineage)
