@@ -8,10 +8,11 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from typing import Any
 
 import numpy as np
+import psutil
 import uvloop
 import xoscar as xo
 
@@ -125,6 +126,12 @@ def sockets(pid: int | None = None) -> int:
         with contextlib.suppress(FileNotFoundError):  # the one that scandir uses
             count += os.readlink(entry.path).startswith("socket:")
     return count
+
+
+def connections_to(addresses: Collection[str]) -> int:
+    """How many TCP connections this process has to those addresses, whatever else it has open."""
+    remote = [c.raddr for c in psutil.Process().net_connections("tcp") if c.raddr]
+    return sum(f"{each.ip}:{each.port}" in addresses for each in remote)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import xoscar as xo
 import xoscar_idle
 from xoscar_idle.connection import deadlines, registry
 
-from ..support.hosting import Worker, pools, sockets, worker
+from ..support.hosting import Worker, connections_to, pools, sockets, worker
 from ..support.virtual_environments import Environment
 from ..support.waiting import BOUND, eventually_here, eventually_told
 
@@ -292,29 +292,31 @@ def test_install_after_pools_exist_and_uninstall(install: Any) -> None:
         for address in hosted.addresses:
             assert await (await worker(address)).echo(1) == 1
 
+    def open_now() -> int:
+        return connections_to(hosted.addresses)
+
     async def main() -> None:
-        here = sockets()
         actor = await worker(hosted.addresses[0])
         slow = asyncio.ensure_future(actor.hold("slow"))
         await visit()
-        assert sockets() == here + 5
+        assert open_now() == 5
         install(idle_timeout=0.2)
         await visit()
-        await eventually_here(lambda: sockets() == here + 1)
+        await eventually_here(lambda: open_now() == 1)
         await actor.release()
         assert await slow == "slow"
-        await eventually_here(lambda: sockets() == here)
+        await eventually_here(lambda: open_now() == 0)
 
         install(idle_timeout=50)
         busy = asyncio.ensure_future(actor.hold("busy"))
         await visit()
         xoscar_idle.uninstall()
-        await eventually_here(lambda: sockets() == here + 1)
+        await eventually_here(lambda: open_now() == 1)
         await actor.release()
         assert await busy == "busy"
-        await eventually_here(lambda: sockets() == here + 1)  # stock keeps that of the release
+        await eventually_here(lambda: open_now() == 1)  # stock keeps that of the release
         await visit()
-        assert sockets() == here + 5, "stock again"
+        assert open_now() == 5, "stock again"
 
     with pools(5) as hosted:
         asyncio.run(main())
