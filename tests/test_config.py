@@ -18,7 +18,15 @@ from xoscar_idle.config import Settings, as_variable, variable
 from xoscar_idle.gate import wanted
 
 NAMES = [each.name for each in dataclasses.fields(Settings)]
-WORDS = ("supervise", "supervise_dir", "capture_stderr", "call_timeout_except", "fault_errors")
+WORDS = (
+    "supervise",
+    "supervise_dir",
+    "capture_stderr",
+    "call_timeout_except",
+    "fault_errors",
+    "restart_limit",
+    "retry",
+)
 """The settings that are no numbers."""
 
 SWITCHES = [name for name in NAMES if name not in ("probe_timeout", *WORDS)]
@@ -208,9 +216,11 @@ def test_the_longest_keepalive() -> None:
         ("idle_timeout_nixl", "600, or XOSCAR_IDLE_TIMEOUT where that is longer or 0, is used"),
         ("keepalive_interval", "a third of XOSCAR_IDLE_TIMEOUT, at most 30, is used"),
         ("call_timeout_except", "the default, no method, is used"),
-        ("supervise", "it must be off or observe; the default, off, is used"),
+        ("supervise", "it must be off, observe or act; the default, off, is used"),
         ("supervise_dir", "the default, a private directory of the user, is used"),
         ("capture_stderr", "it must be 1 or 0; the default, 0, is used"),
+        ("restart_limit", "like 3/60; or off; the default, 3/60, is used"),
+        ("retry", "the default, unsent, is used"),
         ("connect_timeout", "the default, 8.0, is used"),
     ],
 )
@@ -301,16 +311,66 @@ def test_bad_patterns_of_errors(value: object) -> None:
 
 @pytest.mark.parametrize(
     ("value", "mode"),
-    [("observe", "observe"), (" OBSERVE\n", "observe"), ("off", "off"), ("0", "off"), (0, "off")],
+    [
+        ("observe", "observe"),
+        (" OBSERVE\n", "observe"),
+        ("Act", "act"),
+        ("off", "off"),
+        ("0", "off"),
+        (0, "off"),
+    ],
 )
 def test_what_is_supervised(value: object, mode: str) -> None:
     assert Settings().changed(supervise=value).supervise == mode
 
 
-@pytest.mark.parametrize("value", ["1", "on", "act", "", 1, True, False, None, b"off", []])
+@pytest.mark.parametrize("value", ["1", "on", "acts", "", 1, True, False, None, b"off", []])
 def test_no_such_supervision(value: object) -> None:
-    with pytest.raises(ValueError, match=r"^supervise must be off or observe, got"):
+    with pytest.raises(ValueError, match=r"^supervise must be off, observe or act, got"):
         Settings().changed(supervise=value)
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        ("3/60", "3/60"),
+        (" 03/60.0 ", "3/60"),
+        ("0/0.5", "0/0.5"),
+        ("10/1e3", "10/1000"),
+        ("off", "off"),
+        ("0", "off"),
+        (0, "off"),
+    ],
+)
+def test_a_limit(value: object, kept: str) -> None:
+    assert Settings().changed(restart_limit=value).restart_limit == kept
+    if kept != "off":
+        times, period = values.times_per(kept)
+        assert f"{times}/{period:g}" == kept
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["3", "x/60", "0/0", "-1/60", "3/", "/60", "3/60/60", "3/inf", "1.5/60", "", 3, None, ()],
+)
+def test_no_limit(value: object) -> None:
+    with pytest.raises(ValueError, match=r"^restart_limit must be a whole number of times, a sl"):
+        Settings().changed(restart_limit=value)
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        ("unsent", ("unsent",)),
+        ("off", ("unsent",)),
+        ((), ("unsent",)),
+        ("*", ("unsent", "*")),
+        (" rerank , unsent,create_*", ("unsent", "rerank", "create_*")),
+        (["rerank"], ("unsent", "rerank")),
+    ],
+)
+def test_what_is_tried_again(value: object, kept: tuple[str, ...]) -> None:
+    assert Settings().changed(retry=value).retry == kept
 
 
 @pytest.mark.parametrize("value", ["1", " ON ", "True", "yes", "01", 1, np.int8(1), np.bool_(True)])
@@ -390,12 +450,14 @@ def test_a_child_parses_the_same_setting(data: Any) -> None:
     value: object
     if name == "max_connections":
         value = data.draw(COUNTS)
-    elif name == "call_timeout_except":
+    elif name == "call_timeout_except" or name == "retry":
         value = data.draw(st.one_of(METHODS, METHODS.map(tuple), METHODS.map(", ".join)))
+    elif name == "restart_limit":
+        value = data.draw(st.sampled_from(["off", 0, "0", "3/60", "0/0.5", " 10/1e3 ", "1/60.0"]))
     elif name == "fault_errors":
         value = data.draw(st.one_of(ERRORS, ERRORS.map(tuple), ERRORS.map(", ".join)))
     elif name == "supervise":
-        value = data.draw(st.sampled_from(["off", "observe", " Observe ", "0", 0]))
+        value = data.draw(st.sampled_from(["off", "observe", " Observe ", "act", "0", 0]))
     elif name == "supervise_dir":
         value = data.draw(st.one_of(st.none(), DIRECTORIES, DIRECTORIES.map(Path)))
     elif name == "capture_stderr":

@@ -101,9 +101,10 @@ class Settings:
     probe_timeout: float = _setting(10.0, values.positive_duration)
     """How long the answer to that may take before the requests fail."""
 
-    supervise: str = _setting("off", values.one_of("off", "observe"))
-    """``"observe"``: follow what the sub-pools of a main pool do, and tell it. Set alone in the
-    environment, it activates without idle closing."""
+    supervise: str = _setting("off", values.one_of("off", "observe", "act"))
+    """``"observe"``: follow what the sub-pools of a main pool do, and tell it. ``"act"``: also
+    restart what hangs, and what dies within a budget. Set alone in the environment, either
+    activates without idle closing."""
 
     supervise_dir: str | None = _setting(None, values.directory, "a private directory of the user")
     """Where crash records and captured logs are. None: ``xoscar-idle`` in the user's own
@@ -114,7 +115,27 @@ class Settings:
 
     hang_timeout: float = _setting(0.0, values.duration)
     """A sub-pool that is busy for this long, or has a request in process for this long while
-    nothing else ends either, is unhealthy. 0: it never is for that."""
+    nothing else ends either, is unhealthy. With ``supervise="act"`` one that is unhealthy for this
+    long, for whatever reason, is restarted. 0: never."""
+
+    start_timeout: float = _setting(120.0, values.duration)
+    """With ``supervise="act"``: how long the process of a sub-pool may take to start."""
+
+    restart_limit: str = _setting("3/60", values.limit)
+    """With ``supervise="act"``: more failures of a sub-pool than so many in so many seconds, or
+    five without a stable run between them, and it is degraded. ``"off"``: it never is."""
+
+    restart_cooldown: float = _setting(60.0, values.duration)
+    """How long a degraded sub-pool is left before it is tried once; twice as long after each try
+    that fails, up to 600. 0: until somebody asks for it."""
+
+    recovery_timeout: float = _setting(0.0, values.duration)
+    """How long a call waits for a sub-pool that is being recovered, if it has not been executed or
+    ``retry`` allows for it. 0: it fails at once."""
+
+    retry: tuple[str, ...] = _setting((values.UNSENT,), values.retried, values.UNSENT)
+    """Which calls wait: ``"unsent"``, which have never been executed, and always do; and methods
+    that may be executed twice: names, or shell patterns of them, with commas or in a list."""
 
     fault_errors: tuple[str, ...] = _setting((), values.error_patterns, "none")
     """Errors of actors' methods after which their sub-pool is unhealthy: shell patterns

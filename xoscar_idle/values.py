@@ -193,6 +193,15 @@ def patterns(value: object) -> tuple[str, ...]:
     return tuple(map(_pattern, _texts(value, "names of methods")))
 
 
+UNSENT = "unsent"
+"""Among the methods that may be called again: what has never been executed may in any case."""
+
+
+def retried(value: object) -> tuple[str, ...]:
+    """Methods that may be executed twice, as :func:`patterns`, behind :data:`UNSENT`."""
+    return UNSENT, *(each for each in patterns(value) if each != UNSENT)
+
+
 def error_patterns(value: object) -> tuple[str, ...]:
     """Shell patterns of errors: text with commas, or a collection of texts. 0 and ``off``: none."""
     given = [] if _is_zero(value) else _texts(value, "patterns of errors")
@@ -255,6 +264,29 @@ def one_of(*words: str) -> Callable[[object], str]:
         return given
 
     return word
+
+
+def limit(value: object) -> str:
+    """So many times in so many seconds, ``3/60``, in its shortest form; ``off``: without limit."""
+    if is_off(value) or _is_zero(value):
+        return "off"
+    try:
+        times, per = times_per(value if isinstance(value, str) else "")
+    except ValueError:
+        raise ValueError(
+            "must be a whole number of times, a slash and the seconds, from 0.001 on, in which "
+            "they may be, like 3/60; or off"
+        ) from None
+    return f"{times}/{per!r}".removesuffix(".0")
+
+
+def times_per(limit: str) -> tuple[int, float]:
+    """The two numbers of a limit that is not ``off``."""
+    given, slash, per = limit.partition("/")
+    times, period = whole(given), seconds(per)
+    if times is None or not slash or period < SHORTEST:
+        raise ValueError("it is none")
+    return times, period
 
 
 def switch(value: object) -> bool:

@@ -151,9 +151,32 @@ SUPERVISE = {
     **dict.fromkeys(OFF, "off"),
     "observe": "observe",
     " OBSERVE\n": "observe",
+    "act": "act",
     "1": BAD,
     "act,observe": BAD,
     "watch": BAD,
+}
+
+LIMIT = {
+    **NO_NUMBER,
+    **dict.fromkeys(OFF, "off"),
+    "3/60": "3/60",
+    " 03/60.0 ": "3/60",
+    "0/0.5": "0/0.5",
+    "10/1e3": "10/1000",
+    "3 / 60": "3/60",
+    "0/0": BAD,
+    "-1/60": BAD,
+    "x/60": BAD,
+    "3/": BAD,
+    "3/60/60": BAD,
+    "1.5/60": BAD,
+    "3/inf": BAD,
+}
+
+RETRY = {
+    text: meaning if meaning in (BAD, UNSET) else ["unsent", *meaning]
+    for text, meaning in METHODS.items()
 }
 
 SWITCH = {
@@ -202,6 +225,8 @@ TABLES = {
     values.keepalive: KEEPALIVE,
     values.connections: COUNTS,
     values.patterns: METHODS,
+    values.retried: RETRY,
+    values.limit: LIMIT,
     values.switch: SWITCH,
     values.directory: DIRECTORY,
     values.error_patterns: ERRORS,

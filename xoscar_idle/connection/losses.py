@@ -27,6 +27,24 @@ class Witness(Protocol):
     async def refused(self, address: str) -> BaseException | None:
         """What calls are to raise whose connect has been refused; None: nothing is known."""
 
+    async def recovered(self, address: str, timeout: float, held: Callable[[], int]) -> str | None:
+        """Wait until a pool that is down has been recovered.
+
+        Parameters
+        ----------
+        address
+            Of the pool.
+        timeout
+            Seconds for which to wait.
+        held
+            How many calls wait here for it at present; told to its main pool.
+
+        Returns
+        -------
+        Its address, or that of its successor; None: nobody recovers it, as far as is known, or not
+        within the timeout.
+        """
+
     async def excused(self, client: CallerClient) -> str:
         """Why a pool that answers no probe is not given up; empty: it is."""
 
@@ -59,3 +77,8 @@ async def refused(address: str) -> BaseException | None:
 async def excused(client: CallerClient) -> str:
     """See :meth:`Witness.excused`."""
     return "" if _witness is None else await _witness.excused(client)
+
+
+async def recovered(address: str, timeout: float, held: Callable[[], int]) -> str | None:
+    """See :meth:`Witness.recovered`."""
+    return None if _witness is None else await _witness.recovered(address, timeout, held)

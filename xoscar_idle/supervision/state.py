@@ -18,8 +18,12 @@ class State(str, enum.Enum):
     UNHEALTHY = "unhealthy"
     """Nothing of it answers, or it hangs, or an error says that it is broken."""
     RECOVERING = "recovering"
+    DEGRADED = "degraded"
+    """It has failed too often: it is left alone until its next try."""
     DEAD = "dead"
     """It died, and is not to be recovered."""
+    PAUSED = "paused"
+    """An operator wants it to be left alone, whatever it does."""
     STOPPING = "stopping"
     """It was asked to end."""
 
@@ -58,6 +62,10 @@ class PoolInfo:
     """The stack of its event loop's thread, while it is busy or unhealthy."""
     last_failure: str | None = None
     """What its lineage's last crash was, on one line."""
+    restart_at: float | None = None
+    """Unix time of the next try to recover it, where one is planned."""
+    held: int = 0
+    """Calls that wait for it to be recovered, as far as its main pool knows."""
     sequence: int = 0
     """Counts the changes of state of the main pool's sub-pools."""
     observed: bool = False

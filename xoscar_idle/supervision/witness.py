@@ -139,6 +139,10 @@ class Witness:
             logger.debug("why pool %s is down cannot be told: %r", address, error)
             return None
 
+    async def recovered(self, address: str, timeout: float, held: Callable[[], int]) -> str | None:
+        """Where a pool that is down can be reached once it has been recovered; None: nowhere."""
+        return None
+
     async def excused(self, client: CallerClient) -> str:
         """Why a pool that answers no probe is not given up: its main pool says that it is busy."""
         address = client.address
