@@ -16,6 +16,7 @@ import xoscar as xo
 import xoscar_idle
 from xoscar_idle import PoolCrashed
 from xoscar_idle.supervision import answers, supervisor
+from xoscar_idle.supervision.recovery import RETRY
 from xoscar_idle.supervision.subpool import Subpool
 from xoscar_idle.supervision.supervisor import Supervisor
 
@@ -90,7 +91,7 @@ def test_a_recovery_has_ended_when_the_actors_are_there(tmp_path: Path) -> None:
             waits = asyncio.ensure_future(
                 xo.wait_actor_pool_recovered(address, pool.external_address)
             )
-            done, _ = await asyncio.wait([waits], timeout=2 * supervisor.RETRY)
+            done, _ = await asyncio.wait([waits], timeout=2 * RETRY)
             assert not done, "one of its actors is still to come"
             gate.touch()
             await bounded(waits)
@@ -124,7 +125,7 @@ def test_one_that_the_program_has_recovered_itself_is_left_alone() -> None:
             await (await create(first)).pid()
             found = supervisor.of(second)
             assert found is not None
-            await eventually_here(lambda: not found._lost)
+            await eventually_here(lambda: not found.recovery._due)
             assert pool.sub_processes[second] is process
             assert down == [first, second]
 

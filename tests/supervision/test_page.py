@@ -199,7 +199,9 @@ def test_a_reader_at_the_same_time_sees_what_was_true(page: Page, reader: Page) 
     finally:
         os.kill(child, 9)
         os.waitpid(child, 0)
-    assert seen <= {"", *(f"m{i + 1}" for i in range(50))}, "or one that is being written"
+    # One that is being written may have the length of what stood there before.
+    told = {method.partition("\\x00")[0] for method in seen}
+    assert told <= {"", *(f"m{i + 1}" for i in range(50))}
 
 
 def test_it_goes_with_its_last_reference() -> None:

@@ -14,7 +14,7 @@ from xoscar.backends.indigen.pool import MainActorPool
 
 import xoscar_idle
 from xoscar_idle import PoolCrashed
-from xoscar_idle.supervision import supervisor
+from xoscar_idle.supervision import recovery
 
 from ..support import crashing, processes
 from ..support.crashing import create, error_of, revived, run, sub_pools, victim
@@ -97,7 +97,7 @@ def test_those_who_wait_are_told_before_the_recovery_begins(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Starting a process blocks the loop that is to tell them."""
-    monkeypatch.setattr(supervisor, "TELL_FIRST", BOUND)
+    monkeypatch.setattr(recovery, "TELL_FIRST", BOUND)
 
     async def main() -> None:
         async with crashing.pool(1) as pool:

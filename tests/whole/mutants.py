@@ -394,18 +394,16 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     "recovery: it hides another death": (
         Edit(
             "supervision/supervisor.py",
-            "        if is_current:\n            self._announce(lineage, found)\n",
-            "        if is_current and self._at_work is None:\n"
-            "            self._announce(lineage, found)\n",
+            "        if is_current:\n            self.recovery.lost(lineage)\n",
+            "        if is_current and self.recovery.at_work is None:\n"
+            "            self.recovery.lost(lineage)\n",
         ),
     ),
     "recovery: one that fails is not tried again": (
         Edit(
-            "supervision/supervisor.py",
-            "            self._loop.call_later(RETRY, self._announce, lineage, found)\n"
-            "            return\n"
-            "        if self._lineages",
-            "            return\n        if self._lineages",
+            "supervision/recovery.py",
+            "                self._plan(lineage, why, again=True)\n            return",
+            "                pass\n            return",
         ),
     ),
     "crash: an end that was asked for is one": (

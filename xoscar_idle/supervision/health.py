@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .state import State
 
@@ -32,6 +32,8 @@ class Seen:
     """Since a request ended last."""
     fault: str = ""
     """An error that says that it is broken."""
+    unhealthy_for: float = 0.0
+    """Since it was judged to be unhealthy first."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Verdict:
     reason: str = ""
     silent: bool = False
     """Nothing in it can say what it does."""
+    hung: bool = False
+    """It has lasted for too long to be waited for."""
 
 
 def judge(seen: Seen, hang_timeout: float = 0.0) -> Verdict:
@@ -52,6 +56,14 @@ def judge(seen: Seen, hang_timeout: float = 0.0) -> Verdict:
     hang_timeout
         Seconds after which what lasts is a hang; 0: nothing is.
     """
+    verdict = _judged(seen, hang_timeout)
+    lasts = hang_timeout and seen.unhealthy_for >= hang_timeout
+    if lasts and verdict.state is State.UNHEALTHY and not verdict.hung:
+        return replace(verdict, hung=True)
+    return verdict
+
+
+def _judged(seen: Seen, hang_timeout: float) -> Verdict:
     silent, loop_silent = seen.thread_silent or 0.0, seen.loop_silent or 0.0
     if seen.stopped:
         return Verdict(State.UNHEALTHY, "stopped: by a signal (SIGSTOP, SIGTSTP) or a debugger")
@@ -66,7 +78,9 @@ def judge(seen: Seen, hang_timeout: float = 0.0) -> Verdict:
     if hang_timeout:
         if loop_silent >= hang_timeout:
             return Verdict(
-                State.UNHEALTHY, f"hung: its event loop has been blocked for {loop_silent:.0f} s"
+                State.UNHEALTHY,
+                f"hung: its event loop has been blocked for {loop_silent:.0f} s",
+                hung=True,
             )
         if (seen.oldest_request or 0.0) >= hang_timeout and (
             seen.no_progress is None or seen.no_progress >= hang_timeout
@@ -75,6 +89,7 @@ def judge(seen: Seen, hang_timeout: float = 0.0) -> Verdict:
                 State.UNHEALTHY,
                 f"hung: a request has been in process for {seen.oldest_request:.0f} s, "
                 "and none has ended meanwhile",
+                hung=True,
             )
     if loop_silent >= BUSY:
         return Verdict(State.BUSY, f"its event loop has been blocked for {loop_silent:.0f} s")

@@ -102,7 +102,7 @@ def of(pool: Any) -> Supervisor | None:
 
 def _in_force(processes: Any) -> Supervisor | None:
     found: Supervisor | None = getattr(processes, "supervisor", None)
-    return None if found is None or found.retired else found
+    return None if found is None or found.recovery.retired else found
 
 
 def started(original: Callable[[Any], Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
@@ -165,7 +165,7 @@ def handlers(original: dict[MessageType, Handler]) -> dict[MessageType, Handler]
         ours = of(self)
         kind = message.control_message_type
         if ours is not None and kind == ControlMessageType.wait_pool_recovered:
-            if ours.monitors and message.address != self.external_address:
+            if ours.recovery.monitors and message.address != self.external_address:
                 await ours.recovered(message.address)
                 return ResultMessage(message.message_id, True, protocol=message.protocol)
         elif kind == ControlMessageType.get_config and answers.is_question(message.content):

@@ -62,6 +62,8 @@ class Subpool:
         self.started = _started(self.pid)
         self.requested = ""
         """Who asked for its end."""
+        self.killed = ""
+        """Why we have ended it; empty: we have not."""
         self.death = Death()
         self._memory, self._memory_at = Memory.of(self.pid), time.monotonic()
         self._waited: int | None = None  # the exit code that the kernel has told
@@ -135,6 +137,12 @@ class Subpool:
         """Whether it has, as far as can be told at once."""
         return self.process.returncode is not None
 
+    def kill(self, why: str) -> None:
+        """End it at once; whoever waits for it is told why."""
+        self.killed = self.killed or why
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+
     def is_ending(self) -> bool:
         """Whether the kernel is taking it down, or that cannot be told."""
         stat = _stat(self.pid)
@@ -165,6 +173,8 @@ class Subpool:
             told["log_tail"] = self.capture.tail()
         if code == _ORPHANED:
             told["why"] = "it found that its main pool had gone"
+        if self.killed:
+            told["why"] = f"its main pool has ended it: {self.killed}"
         oom = self._out_of_memory(code)
         if code == -signal.SIGKILL and not oom:
             told.setdefault("why", "sender unknown")

@@ -1,9 +1,4 @@
-"""The sub-pools of one main pool: who they are, what became of them, and their recovery.
-
-It takes the place of xoscar's monitor, which looks at one process after the other every half
-second, and at none while it recovers one. What is done about a death is the same, in the same
-order; only that it is done when it happens, and once.
-"""
+"""The sub-pools of one main pool: who they are, what became of them, and how they are."""
 
 from __future__ import annotations
 
@@ -17,28 +12,21 @@ import threading
 import time
 import weakref
 from collections import Counter, deque
-from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from .. import config, side_thread
-from ..connection.deadlines import clear as clear_deadline
 from ..locks import process_lock
 from . import health, subpool
-from .health import judge
+from .health import Verdict, judge
+from .lineage import LIVING, End, Lineage
 from .record import CrashRecord
+from .recovery import RETRY, Recovery
 from .state import PoolInfo, State
 from .subpool import Subpool
 
 logger = logging.getLogger("xoscar_idle")
-
-RETRY = 0.5
-"""Seconds after which a recovery that failed is tried again, as xoscar does."""
-
-TELL_FIRST = 0.05
-"""Seconds from a death to its recovery. Starting a process blocks the loop for tens of
-milliseconds, and those who wait for what there is to say are here or ask within that time."""
 
 REMEMBERED = 100
 """Ends of processes that a main pool can still tell of."""
@@ -55,67 +43,20 @@ SLACK = 1.0
 START_SEEN = 0.25
 """Seconds within which xoscar sees that a process has started, for which it looks every 0.1 s."""
 
-_LIVING = (State.HEALTHY, State.BUSY, State.UNHEALTHY)
-_COMING = (State.RECOVERING, State.STARTING)
-
-
-@dataclass(eq=False)
-class Lineage:
-    """The processes that replace each other."""
-
-    number: int
-    address: str
-    label: str | None = None
-    state: State = State.STARTING
-    since: float = 0.0
-    """Unix time of the last change of the state."""
-    reason: str = ""
-    sequence: int = 0
-    incarnation: int = 0
-    accepts: float = 0.0
-    """Since when connections to its address are to this incarnation, in monotonic time."""
-    last: CrashRecord | None = None
-    subpool: Subpool | None = None
-    waiting: list[asyncio.Future[None]] = field(default_factory=list)
-    """Who waits for its recovery."""
-
-
-@dataclass(frozen=True)
-class End:
-    """How a process ended, and of which lineage it was."""
-
-    record: CrashRecord
-    requested: str
-    """Who asked for it; empty: it was a crash."""
-    lineage: Lineage
-    accepted: float
-    """Since when connections to its address were to this process, in monotonic time."""
-    at: float = field(default_factory=time.monotonic)
-
-
-_recovering: ContextVar[Lineage | None] = ContextVar("xoscar_idle_recovering", default=None)
-"""What is attached in this context replaces a process of that lineage."""
-
 
 class Supervisor:
     """Belongs to the event loop of its main pool; what only tells belongs to any thread."""
 
     def __init__(self, pool: Any) -> None:
         self._pool = weakref.ref(pool)
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
+        self.recovery = Recovery(self)
         self._thread = threading.get_ident()
         self._lineages: dict[str, Lineage] = {}  # by address
         self._leaving: dict[str, Lineage] = {}  # those removed whose processes live
         self._sequence = 0
         self._lock = threading.RLock()  # for states, which the side thread changes, too
         self._ends: deque[End] = deque(maxlen=REMEMBERED)
-        self._lost: deque[tuple[Lineage, Subpool]] = deque()  # to be recovered, in this order
-        self._at_work: Lineage | None = None  # which is being recovered
-        self.monitors = False
-        """Whether what is done about deaths is ours to do."""
-        self.retired = False
-        """Whether xoscar is not extended any more."""
-        self._woken = asyncio.Event()
         self._looked = self._awake = self._looked_at_memory = 0.0
 
     # -- who they are ----------------------------------------------------------------------------
@@ -123,10 +64,10 @@ class Supervisor:
     def follow(self) -> None:
         """The main pool has other sub-pools than before, or may have."""
         pool = self._pool()
-        if pool is None or self.retired:
+        if pool is None or self.recovery.retired:
             return
         if threading.get_ident() != self._thread:
-            self._loop.call_soon_threadsafe(self.follow)
+            self.loop.call_soon_threadsafe(self.follow)
             return
         processes = {
             address: process
@@ -142,8 +83,8 @@ class Supervisor:
                 self._attached(pool, address, process)
 
     def _attached(self, pool: Any, address: str, process: Any) -> None:
-        lineage = self._lineages.get(address) or self._replaced_here()
-        if lineage is None or not _has_ended(lineage):
+        lineage = self._lineages.get(address) or self.recovery.replaced_here()
+        if lineage is None or not lineage.has_ended:
             lineage = Lineage(next(_numbers), address)
         lineage.address = address
         lineage.label = _label(pool, address)
@@ -153,31 +94,31 @@ class Supervisor:
         before = START_SEEN if lineage.incarnation > 1 else found.uptime + SLACK
         lineage.accepts = time.monotonic() - before
         self._lineages[address] = lineage
-        if lineage is self._at_work:  # its actors are still to come
-            self._change(lineage, State.STARTING, "it is being recovered")
+        lineage.incomplete, lineage.ill_since = "", None
+        if lineage is self.recovery.at_work:  # its actors are still to come
+            self.change(lineage, State.STARTING, "it is being recovered")
         else:
-            self._change(lineage, State.HEALTHY)
+            lineage.ready = time.monotonic()
+            lineage.began = lineage.ready - found.uptime
+            self.change(lineage, State.PAUSED if lineage.paused else State.HEALTHY)
         found.watch(partial(self._ended, lineage))
-
-    def _replaced_here(self) -> Lineage | None:
-        """That of which what is attached here and now replaces a process."""
-        # What a recovery has started may go on in its context long after it.
-        lineage = _recovering.get()
-        return lineage if lineage is self._at_work else None
 
     def _removed(self, pool: Any, lineage: Lineage) -> None:
         """The main pool has let go of it: it is stopped, handed over, or about to be replaced."""
         del self._lineages[lineage.address]
-        if lineage is not self._at_work:
-            self._settle(lineage)
-        if (found := lineage.subpool) is None or found.death.told:
+        found = lineage.subpool
+        if lineage is not self.recovery.at_work:
+            if lineage.has_ended:
+                self.change(lineage, State.DEAD, "it was removed from its main pool")
+            self.recovery.settle(lineage)
+        if found is None or found.death.told:
             return
         if getattr(pool, "_handoff", None):
             found.leave()
         else:
             found.requested = found.requested or "it was removed from its main pool"
             self._leaving[lineage.address] = lineage
-            self._change(lineage, State.STOPPING, found.requested)
+            self.change(lineage, State.STOPPING, found.requested)
 
     # -- what became of them ---------------------------------------------------------------------
 
@@ -195,14 +136,14 @@ class Supervisor:
                 _unable("the end of pool %s could not be told", lineage.address)
         self._leaving = {a: each for a, each in self._leaving.items() if each is not lineage}
         self._ends.append(End(record, requested, lineage, lineage.accepts))
-        is_current = self._is(lineage, found)
+        is_current = self.has(lineage) and lineage.subpool is found
         if is_current and pool._auto_recover and not pool.stopped:
-            self._change(lineage, State.RECOVERING, requested)
+            self.change(lineage, State.RECOVERING, requested)
         else:
-            self._change(lineage, State.STOPPING if requested else State.DEAD, requested)
+            self.change(lineage, State.STOPPING if requested else State.DEAD, requested)
         found.release()  # tells who waits
         if is_current:
-            self._announce(lineage, found)
+            self.recovery.lost(lineage)
 
     def _tell(self, pool: Any, lineage: Lineage, found: Subpool, requested: str) -> CrashRecord:
         record = found.record(
@@ -223,133 +164,57 @@ class Supervisor:
             logger.warning("%s", record.line())
         return record
 
-    def _announce(self, lineage: Lineage, found: Subpool) -> None:
-        """Tell the program, as xoscar does, and have it recovered if the program wants that."""
-        pool = self._pool()
-        if pool is None or pool.stopped or not self.monitors or not self._is_lost(lineage, found):
-            return
-        try:
-            if pool._on_process_down is not None:
-                pool._on_process_down(pool, lineage.address)
-            pool.process_sub_pool_lost(lineage.address)
-        except Exception:
-            logger.exception("Monitor sub pool %s failed", lineage.address)
-            self._loop.call_later(RETRY, self._announce, lineage, found)
-            return
-        if pool._auto_recover and (lineage, found) not in self._lost:
-            self._lost.append((lineage, found))
-            self._woken.set()
-
-    def _is(self, lineage: Lineage, found: Subpool) -> bool:
-        """Whether that is the newest process of a lineage which the main pool still has."""
-        return self._lineages.get(lineage.address) is lineage and lineage.subpool is found
-
-    def _is_lost(self, lineage: Lineage, found: Subpool) -> bool:
-        """Whether that process has ended, and nothing has taken its place."""
-        return self._is(lineage, found) and found.death.told
-
-    # -- xoscar's monitor ------------------------------------------------------------------------
+    # -- what is done about it -------------------------------------------------------------------
 
     async def run(self) -> None:
         """Do what xoscar's monitor does; it is the main pool's task for that."""
-        clear_deadline()
         pool = self._pool()
         if pool is None:
             return
-        self.monitors = True
+        self.follow()
         try:
-            self.follow()
+            running = self.recovery.run(pool)
             for lineage in list(self._lineages.values()):
                 if lineage.subpool is not None and lineage.subpool.death.told:
-                    self._announce(lineage, lineage.subpool)
-            while not pool.stopped and not self.retired:
-                while self._lost:
-                    await asyncio.sleep(TELL_FIRST)
-                    await self._recover(pool, *self._lost.popleft())
-                self._woken.clear()
-                await self._woken.wait()
+                    self.loop.call_soon(self.recovery.lost, lineage)
+            await running
         except asyncio.CancelledError:
             return  # as xoscar's
-        finally:
-            self.monitors = False
-            self._lost.clear()
-            if self.retired or pool.stopped:
-                for lineage in self._lineages.values():
-                    self._settle(lineage)
-        if self.retired and not pool.stopped:
+        if self.recovery.retired and not pool.stopped:
             pool._monitor_task = None
             await pool.start_monitor()
 
-    async def _recover(self, pool: Any, lineage: Lineage, found: Subpool) -> None:
-        if not self._is_lost(lineage, found):
-            return
-        address = lineage.address
-        why = "nothing took its place"
-        self._at_work = lineage
-        token = _recovering.set(lineage)
-        born = subpool.born.set(partial(self._starting, lineage, found))
-        try:
-            await pool.recover_sub_pool(address)
-            if pool._on_process_recover is not None:
-                pool._on_process_recover(pool, address)
-        except Exception as error:
-            why = f"{type(error).__name__}: {error}"
-            # xoscar is silent about this one, which comes while the interpreter ends.
-            if "cannot schedule new futures" not in why:
-                logger.exception("Monitor sub pool %s failed", address)
-        finally:
-            self._at_work = None
-            _recovering.reset(token)
-            subpool.born.reset(born)
-        self.follow()
-        if self._is_lost(lineage, found):
-            self._change(lineage, State.RECOVERING, f"its recovery failed: {why[:500]}")
-            self._loop.call_later(RETRY, self._announce, lineage, found)
-            return
-        if self._lineages.get(lineage.address) is not lineage:
-            self._change(lineage, State.DEAD, f"its recovery failed: {why[:500]}")
-        elif _has_ended(lineage):
-            return  # what took its place has ended, too, and is to be recovered in its turn
-        elif lineage.state is State.STARTING:
-            self._change(lineage, State.HEALTHY)
-        self._settle(lineage)
+    async def recovered(self, address: str) -> str | None:
+        """Wait until the sub-pool at ``address`` can be used; where, or None: nowhere.
 
-    def _starting(self, lineage: Lineage, found: Subpool, new: Subpool) -> None:
-        if lineage.subpool is found:
-            self._change(lineage, State.STARTING, f"process {new.pid} is starting")
-
-    async def recovered(self, address: str) -> None:
-        """Wait until the sub-pool at ``address`` lives; not at all where there is none."""
-        lineage = self._lineages.get(address)
+        Not at all where there is none.
+        """
+        lineage = self._lineage_of(address)
         if lineage is None or lineage.subpool is None:
-            return
-        # One that has just hung up on whoever asks may not have ended yet.
-        await lineage.subpool.death.wait(RETRY)
-        pool = self._pool()
-        if pool is not None and pool._auto_recover and lineage.state in _COMING:
-            waiter = self._loop.create_future()
-            lineage.waiting.append(waiter)
-            await waiter
+            return None
+        if not lineage.restarting:
+            # One that has just hung up on whoever asks may not have ended yet.
+            await lineage.subpool.death.wait(RETRY)
+        return lineage.address if await self.recovery.wait(lineage) else None
 
-    def _settle(self, lineage: Lineage) -> None:
-        waiting, lineage.waiting = lineage.waiting, []
-        for waiter in waiting:
-            if not waiter.done():
-                waiter.set_result(None)
+    def _lineage_of(self, address: str) -> Lineage | None:
+        """That which has, or had, a sub-pool at that address."""
+        lineage = self._lineages.get(address)
+        if lineage is None and (end := self._last_end(address)) is not None:
+            lineage = end.lineage
+        return lineage
 
     def retire(self) -> None:
         """Leave all to xoscar's own monitor, after what is under way."""
-        self.retired = True
-        self._woken.set()
+        self.recovery.retire()
         for lineage in self._lineages.values():
             if lineage.subpool is not None:
                 lineage.subpool.leave()
-            if not self.monitors:
-                self._settle(lineage)
 
     # -- their states ----------------------------------------------------------------------------
 
-    def _change(self, lineage: Lineage, state: State, reason: str = "") -> None:
+    def change(self, lineage: Lineage, state: State, reason: str = "") -> None:
+        """A lineage is in another state, or for another reason."""
         with self._lock:
             if state is not lineage.state or not lineage.sequence:
                 self._sequence += 1
@@ -371,31 +236,51 @@ class Supervisor:
                 continue
             if at_memory:
                 found.look_at_memory()
-            verdict = judge(found.seen(now, self._awake), hang_timeout)
+            seen, since = found.seen(now, self._awake), lineage.ill_since
+            if since is not None:
+                seen = replace(seen, unhealthy_for=now - max(since, self._awake))
+            verdict = judge(seen, hang_timeout)
             with self._lock:
-                if lineage.subpool is not found or lineage.state not in _LIVING:
+                if lineage.subpool is not found or lineage.state not in LIVING:
                     continue
                 if verdict.silent:
                     found.ask_stacks()
                 else:
                     found.forget_stacks()
-                self._change(lineage, verdict.state, verdict.reason)
+                if verdict.state is State.UNHEALTHY:
+                    lineage.ill_since = now if since is None else since
+                else:
+                    lineage.ill_since = None
+                    if lineage.incomplete:
+                        verdict = Verdict(State.UNHEALTHY, lineage.incomplete)
+                self.change(lineage, verdict.state, verdict.reason)
+            if verdict.hung:
+                with contextlib.suppress(RuntimeError):  # its loop is closed
+                    self.loop.call_soon_threadsafe(
+                        self.recovery.hung, lineage, found, verdict.reason
+                    )
 
     def forget(self) -> None:
         """Nobody looks any more: what was seen is of the past."""
         for lineage in list(self._lineages.values()):
             with self._lock:
-                if lineage.state in _LIVING:
-                    self._change(lineage, State.HEALTHY)
+                if lineage.state in LIVING:
+                    self.change(lineage, State.HEALTHY)
 
-    def is_there(self) -> bool:
-        """Whether its main pool still exists."""
-        return self._pool() is not None
+    def pool(self) -> Any:
+        """The main pool; None: it has gone."""
+        return self._pool()
+
+    def has(self, lineage: Lineage) -> bool:
+        """Whether the main pool still has a process of it."""
+        return self._lineages.get(lineage.address) is lineage
 
     def is_over(self) -> bool:
         """Whether its main pool has ended, and all that it had."""
         pool = self._pool()
-        return pool is None or (pool.stopped and all(map(_has_ended, self._lineages.values())))
+        return pool is None or (
+            pool.stopped and all(each.has_ended for each in self._lineages.values())
+        )
 
     def pools(self) -> list[PoolInfo]:
         """Its sub-pools now."""
@@ -405,7 +290,7 @@ class Supervisor:
             return [self._info(each) for each in list(self._lineages.values())]
 
     def _info(self, lineage: Lineage) -> PoolInfo:
-        found, living = lineage.subpool, not _has_ended(lineage)
+        found, living = lineage.subpool, not lineage.has_ended
         return PoolInfo(
             address=lineage.address,
             pid=0 if found is None else found.pid,
@@ -417,13 +302,15 @@ class Supervisor:
             restarts=lineage.incarnation - 1,
             label=lineage.label,
             reason=lineage.reason,
-            doing=found.doing() if found and lineage.state in _LIVING[1:] else "",
+            doing=found.doing() if found and lineage.state in LIVING[1:] else "",
             last_failure=lineage.last.line() if lineage.last else None,
+            restart_at=_unix(lineage.try_at),
+            held=lineage.held,
             sequence=lineage.sequence,
             **(found.told(time.monotonic()) if found and living else {}),
         )
 
-    def has(self, address: str) -> bool:
+    def knows(self, address: str) -> bool:
         """Whether there is a sub-pool at that address, or one that is just leaving."""
         return not self.is_over() and (address in self._lineages or address in self._leaving)
 
@@ -464,7 +351,7 @@ class Supervisor:
     def _end_since(self, address: str, opened: float) -> End | None:
         """The end of the process to which connections were that were opened at that time."""
         lineage = self._lineages.get(address)
-        if lineage is not None and not _has_ended(lineage) and opened >= lineage.accepts:
+        if lineage is not None and not lineage.has_ended and opened >= lineage.accepts:
             return None  # its predecessor's story is not its own
         end = self._last_end(address, opened)
         return end if end is not None and end.at >= opened - SLACK else None
@@ -486,7 +373,7 @@ class Supervisor:
         with self._lock:
             lineage = self._lineages.get(address) or self._leaving.get(address)
             if lineage is not None:
-                return None if lineage.state in _LIVING else vars(self._info(lineage))
+                return None if lineage.state in LIVING else vars(self._info(lineage))
             if (end := self._last_end(address)) is None:
                 return None
             told = {**vars(self._info(end.lineage)), "reason": end.requested}
@@ -499,8 +386,9 @@ class Supervisor:
             return told
 
 
-def _has_ended(lineage: Lineage) -> bool:
-    return lineage.subpool is None or lineage.subpool.death.told
+def _unix(at: float | None) -> float | None:
+    """The Unix time of a monotonic one, to milliseconds."""
+    return None if at is None else round(time.time() + at - time.monotonic(), 3)
 
 
 def _label(pool: Any, address: str) -> str | None:
@@ -540,14 +428,16 @@ def supervise(pool: Any) -> Supervisor:
 def everywhere() -> list[Supervisor]:
     """All supervisors of this process whose main pools are there."""
     with _lock:
-        return [found for each in _all if (found := each()) is not None and found.is_there()]
+        return [
+            found for each in _all if (found := each()) is not None and found.pool() is not None
+        ]
 
 
 def of(address: str) -> Supervisor | None:
     """That of a sub-pool, be it of the past."""
     found = everywhere()
     for each in found:
-        if each.has(address):
+        if each.knows(address):
             return each
     last = max(found, key=lambda each: each.last_end(address), default=None)
     return last if last is not None and last.last_end(address) else None
@@ -586,7 +476,7 @@ def stop() -> None:
     side_thread.never(_look)
     for each in everywhere():
         try:
-            each._loop.call_soon_threadsafe(each.retire)
+            each.loop.call_soon_threadsafe(each.retire)
         except RuntimeError:  # it is closed
             continue
     _all.clear()
