@@ -18,20 +18,26 @@ if TYPE_CHECKING:
     from .connection.statistics import ConnectionInfo, Statistics, connections, statistics
     from .patching import UnsupportedXoscar, is_active
     from .supervision.crash import PoolCrashed, PoolUnavailable
+    from .supervision.instructions import Applied, InstructionFailed, InstructionRefused
     from .supervision.pools import pools
     from .supervision.state import PoolInfo
+    from .supervision.steering import apply
 
 __version__ = "0.2.0"
 
 __all__ = [
+    "Applied",
     "CallTimeout",
     "ConnectionInfo",
+    "InstructionFailed",
+    "InstructionRefused",
     "PoolCrashed",
     "PoolInfo",
     "PoolUnavailable",
     "Settings",
     "Statistics",
     "UnsupportedXoscar",
+    "apply",
     "configure",
     "connections",
     "deadline",
@@ -47,14 +53,18 @@ __all__ = [
 # Where the public names live. They are imported on first use: the package itself is imported at
 # every Python start with the variable set, xoscar or not.
 _HOMES = {
+    "Applied": "supervision.instructions:Applied",
     "CallTimeout": "connection.deadlines:CallTimeout",
     "ConnectionInfo": "connection.statistics:ConnectionInfo",
+    "InstructionFailed": "supervision.instructions:InstructionFailed",
+    "InstructionRefused": "supervision.instructions:InstructionRefused",
     "PoolCrashed": "supervision.crash:PoolCrashed",
     "PoolInfo": "supervision.state:PoolInfo",
     "PoolUnavailable": "supervision.crash:PoolUnavailable",
     "Settings": "config:Settings",
     "Statistics": "connection.statistics:Statistics",
     "UnsupportedXoscar": "patching:UnsupportedXoscar",
+    "apply": "supervision.steering:apply",
     "configure": "activation:configure",
     "connections": "connection.statistics:connections",
     "deadline": "connection.deadlines:deadline",
@@ -67,7 +77,12 @@ _HOMES = {
     "uninstall": "activation:uninstall",
 }
 
-_NEED_XOSCAR = ("connection.deadlines", "connection.probe", "supervision.crash")
+_NEED_XOSCAR = (
+    "connection.deadlines",
+    "connection.probe",
+    "supervision.crash",
+    "supervision.steering",
+)
 
 
 def __getattr__(name: str) -> object:

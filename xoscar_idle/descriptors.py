@@ -70,6 +70,20 @@ def sockets() -> list[int]:
     return found
 
 
+def unacknowledged(fd: int) -> int:
+    """How many bytes written to a TCP socket its peer's kernel does not have yet; 0: untold."""
+    if sys.platform == "win32":
+        return 0
+    import fcntl
+    import struct
+    import termios
+
+    with contextlib.suppress(OSError):
+        told = fcntl.ioctl(fd, termios.TIOCOUTQ, struct.pack("i", 0))
+        return int(struct.unpack("i", told)[0])
+    return 0
+
+
 def void(fd: int) -> None:
     """Let a descriptor of this process lead nowhere.
 

@@ -249,11 +249,14 @@ def ask(pid: int, question: str) -> bytes | None:
 
 # Answering
 
-_answers: dict[str, Callable[[], str]] = {}
+_answers: dict[str, Callable[[str], str]] = {}
 
 
-def answer(question: str, with_: Callable[[], str]) -> None:
-    """Answer ``question``, one line, with what ``with_`` returns then, one line, in our thread."""
+def answer(question: str, with_: Callable[[str], str]) -> None:
+    """Answer ``question``, one line, with what ``with_`` returns for it, one line, in our thread.
+
+    Where it ends with a space, it stands for all that begin so.
+    """
     _answers[question] = with_
 
 
@@ -342,12 +345,18 @@ def _listen() -> tuple[socket.socket, Path]:
 def _answer(connection: socket.socket) -> None:
     if not _is_own_user(connection):
         return
-    known = _answers.get(_question(connection))
+    question = _question(connection)
+    known = _answers.get(question) or _answers.get(_beginning(question))
     if known is not None:
         connection.settimeout(TIMEOUT)
-        connection.sendall(known().encode() + b"\n")
+        connection.sendall(known(question).encode() + b"\n")
     # Not only close: a child forked meanwhile has a copy.
     connection.shutdown(socket.SHUT_RDWR)
+
+
+def _beginning(question: str) -> str:
+    """Its first two words, and the space behind them."""
+    return "".join(f"{word} " for word in question.split(" ", 2)[:2])
 
 
 def _question(connection: socket.socket) -> str:

@@ -87,6 +87,11 @@ class Victim(xo.StatelessActor):  # type: ignore[misc]
         self._held += 1
         await asyncio.Event().wait()
 
+    async def wait(self, seconds: float) -> int:
+        """In process for so long; the process."""
+        await asyncio.sleep(seconds)
+        return os.getpid()
+
     def held(self) -> int:
         return self._held
 

@@ -27,6 +27,7 @@ KNOWN = {
     "xoscar.backends.context:IndigenActorContext.copy_to_fileobjs": ("d19258dc02ba",),
     "xoscar.backends.pool:AbstractActorPool.on_new_channel": ("336f82fc1cfd",),
     "xoscar.backends.pool:AbstractActorPool.process_message": ("ad98c070a7f5",),
+    "xoscar.backends.pool:AbstractActorPool.call": ("7f29c00284b7",),
     "xoscar.backends.pool:AbstractActorPool.handle_control_command": ("a3dd1df45973",),
     "xoscar.backends.router:Router._resolve_address": ("64a4a18f46a4",),
     "xoscar.backends.router:Router._create_client": ("1e90a5ecc584",),

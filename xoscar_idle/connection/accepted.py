@@ -9,12 +9,13 @@ import gc
 import logging
 import math
 import select
+import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from xoscar.backends.communication.socket import SocketChannel, _BaseSocketServer
 
-from .. import config
+from .. import config, descriptors
 from ..clock import Clock, monotonic
 from ..periodic import Periodic
 from . import frames, transports
@@ -70,6 +71,10 @@ class Accepted(Periodic):
             self._in_process[channel] -= 1
             if not self._in_process[channel]:
                 self._lanes[channel].fell_idle(channel, self.clock())
+
+    def outstanding(self) -> int:
+        """How many requests are in process, and how many connections have answers on their way."""
+        return sum(self._in_process.values()) + sum(map(_has_unsent, self._in_process))
 
     def apply_settings(self) -> None:
         """Let the settings in force hold for the connections there are."""
@@ -144,6 +149,18 @@ class Accepted(Periodic):
     def _let_go(self, channel: Any) -> None:
         del self._in_process[channel]
         self._unfile(channel)
+
+
+def _has_unsent(channel: Any) -> bool:
+    """Whether something was written that the other side's kernel does not have yet."""
+    transport = channel.writer.transport
+    if transport.get_write_buffer_size():
+        return True
+    sock = transport.get_extra_info("socket")
+    # What is written to a unix socket is with its reader.
+    if sock is None or sock.family == getattr(socket, "AF_UNIX", None) or sock.fileno() < 0:
+        return False
+    return bool(descriptors.unacknowledged(sock.fileno()))
 
 
 def _readable(transport: Any) -> bool:
@@ -223,6 +240,15 @@ def _here() -> Accepted:
             del _loops[other]
         accepted = _loops[loop] = Accepted()
     return accepted
+
+
+def outstanding() -> int:
+    """What of the requests that came to the running loop is not with those who asked yet.
+
+    Counts requests in process, and connections with answers on their way.
+    """
+    accepted = _loops.get(asyncio.get_running_loop())
+    return 0 if accepted is None else accepted.outstanding()
 
 
 def apply_settings() -> None:

@@ -7,12 +7,16 @@ apart. Over the side channel the same line is the question.
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import json
 import os
+from functools import partial
 from typing import Any
 
 from .. import side_channel
 from . import supervisor
+from .instructions import InstructionRefused, Order
 
 PREFIX = "xoscar_idle "
 
@@ -33,6 +37,25 @@ def why_down(address: str) -> str:
 def info_of(address: str) -> str:
     """The question how the pool at ``address`` is."""
     return f"{PREFIX}info {address}"
+
+
+LONGEST_WAIT = 2.0
+"""Seconds for which a question is kept without an answer: who asks may have gone meanwhile."""
+
+
+def until_recovered(address: str, seconds: float, held: int) -> str:
+    """The question where a pool can be reached, asked for so many calls that wait for it."""
+    return f"{PREFIX}recovered {seconds:.3f} {held} {address}"
+
+
+def apply(order: Order) -> str:
+    """The request to carry out an instruction."""
+    return f"{PREFIX}apply {json.dumps(dataclasses.asdict(order))}"
+
+
+def applied(request_id: str) -> str:
+    """The question what became of it."""
+    return f"{PREFIX}applied {request_id}"
 
 
 ALL = f"{PREFIX}pools"
@@ -57,7 +80,10 @@ async def answer(question: str) -> Any:
     if verb == "end":
         seconds, _, address = rest.partition(" ")
         return await end(address, float(seconds), PATIENCE)
-    return None
+    if verb == "recovered":
+        seconds, held, address = rest.split(" ", 2)
+        return await recovered(address, min(float(seconds), LONGEST_WAIT), int(held))
+    return steered(question)
 
 
 def pools() -> dict[str, Any]:
@@ -75,9 +101,51 @@ async def end(address: str, open_for: float, patience: float) -> dict[str, Any] 
     if ended is None:
         return None
     record = {**vars(ended.record), "state": ended.lineage.state.value}
-    return {"requested": ended.requested, "record": record}
+    return {"requested": ended.requested, "record": record, "unexecuted": ended.drained}
+
+
+async def recovered(address: str, seconds: float, held: int) -> dict[str, Any] | None:
+    """Where a pool can be reached: ``address``, or ``waiting`` where it is still to be waited for.
+
+    None: nowhere.
+    """
+    if (found := supervisor.of(address)) is None:
+        return None
+    waiting = found.on_its_loop(partial(found.recovered, address, seconds, held))
+    try:
+        there = await waiting
+    except asyncio.TimeoutError:
+        return {"waiting": True}
+    return None if there is None else {"address": there}
+
+
+def steered(question: str) -> dict[str, Any] | None:
+    """The answer to an instruction, or to what became of one; in any thread.
+
+    ``status`` is as in HTTP: 202, and ``applied`` is what became of it; else there is ``error``.
+    """
+    verb, _, rest = question.removeprefix(PREFIX).partition(" ")
+    if verb == "apply":
+        try:
+            order = Order.parse(json.loads(rest))
+            if (found := supervisor.of(order.address)) is None:
+                raise InstructionRefused(f"there is no sub-pool {order.address}", 404)
+            accepted = found.operator.accept(order)
+            return {"status": 202, "applied": dataclasses.asdict(accepted)}
+        except InstructionRefused as refused:
+            return {"status": refused.status, "error": str(refused)}
+        except (TypeError, ValueError) as error:
+            return {"status": 400, "error": f"it cannot be read: {error}"}
+    if verb == "applied":
+        for each in supervisor.everywhere():
+            if (known := each.operator.of(rest)) is not None:
+                return {"status": 202, "applied": dataclasses.asdict(known)}
+        return {"status": 404, "error": f"there is no request {rest}, or not any more"}
+    return None
 
 
 def offer() -> None:
     """Answer who asks over the side channel, where there is one."""
-    side_channel.answer(ALL, lambda: json.dumps(pools()))
+    side_channel.answer(ALL, lambda _: json.dumps(pools()))
+    for verb in ("apply", "applied"):
+        side_channel.answer(f"{PREFIX}{verb} ", lambda question: json.dumps(steered(question)))

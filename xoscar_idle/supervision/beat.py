@@ -25,7 +25,7 @@ from xoscar.backends.message import ErrorMessage, MessageType, _AsCauseBase
 
 from .. import config, logs, side_thread
 from ..connection.exchange import NOBODY
-from . import evidence, health
+from . import draining, evidence, health
 from .crash import PoolCrashed, PoolUnavailable
 from .page import VARIABLE, Page
 
@@ -107,10 +107,41 @@ def handlers(original: dict[MessageType, Handler]) -> dict[MessageType, Handler]
         MessageType.tell: _called,
         MessageType.create_actor: _created,
     }
-    return {
-        **original,
-        **{kind: _counting(original[kind], name) for kind, name in counted.items()},
-    }
+    made = dict(original)
+    for kind, name in counted.items():
+        made[kind] = _counting(original[kind], name)
+    for kind in draining.REQUESTS:
+        made[kind] = _admitting(made[kind])
+    made[MessageType.control] = _answering(original[MessageType.control])
+    return made
+
+
+def _admitting(handler: Handler) -> Handler:
+    """Turns away what comes when nothing more is to be executed."""
+
+    @functools.wraps(handler)
+    def handle(self: Any, message: Any) -> Coroutine[Any, Any, Any]:
+        page = _page
+        if page is not None and page.draining:
+            error = draining.turned_away(self, message)
+            if error is not None:
+                raise error
+        return handler(self, message)
+
+    return handle
+
+
+def _answering(original: Handler) -> Handler:
+    """Answers the question whether it is drained."""
+
+    @functools.wraps(original)
+    async def handle(self: Any, message: Any) -> Any:
+        page = _page
+        if page is not None and message.content == draining.QUESTION:
+            return await draining.answer(page, self, message)
+        return await original(self, message)
+
+    return handle
 
 
 def _counting(original: Handler, name: Callable[[Any], tuple[bytes, str]]) -> Handler:
@@ -130,6 +161,8 @@ def _counting(original: Handler, name: Callable[[Any], tuple[bytes, str]]) -> Ha
         finally:
             if page is _page:  # else this is a forked child
                 page.end(monotonic(), slot)
+                if name is _created:
+                    page.tell(created=monotonic())
         if type(result) is ErrorMessage and not isinstance(result.error, OF_OTHERS):
             _notice(page, result.error)
         return result

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import functools
 import pkgutil
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from xoscar.backends.message import _AsCauseBase
 from xoscar.errors import ServerClosed
 
 from .record import CrashRecord
+from .state import State
 
 
 class _Modules:
@@ -105,17 +107,37 @@ class PoolUnavailable(ConnectionRefusedError):
     def __reduce__(self) -> tuple[Any, ...]:
         return _Known(PoolUnavailable, ConnectionRefusedError), self.args, vars(self)
 
+    turned_away: bytes | None = None
+    """The id of the message that was not executed, where it is the pool itself that says so."""
+
+    @classmethod
+    def turning_away(cls, address: str, message_id: bytes, reason: str) -> PoolUnavailable:
+        """The error of a pool that executes nothing more."""
+        error = cls(errno.ECONNREFUSED, f"pool {address} is down: {reason}")
+        error.address, error.turned_away, error.state = address, message_id, "stopping"
+        return error
+
     @classmethod
     def of(cls, address: str, told: Mapping[str, Any]) -> PoolUnavailable:
         """The error that tells what the main pool ``told`` of ``address``."""
-        text = f"pool {address} is down: {told['reason'] or told['state']}"
+        text = f"pool {address} is down: {_state(told)}"
         if told["last_failure"]:
             text += f"; {told['last_failure']}"
         error = cls(errno.ECONNREFUSED, text)
         error.address = address
         for name in ("pid", "state", "last_failure"):
             setattr(error, name, told[name])
+        error.restart_at = told.get("restart_at")
         return error
+
+
+def _state(told: Mapping[str, Any]) -> str:
+    text: str = told["reason"] or told["state"]
+    if told["state"] == State.DEGRADED:
+        text = f"degraded: {text}"
+    if (at := told.get("restart_at")) is not None:
+        text += f"; it is tried again in {max(0.0, at - time.time()):.0f} s"
+    return text
 
 
 def sent(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
-from .budget import Budget
+from .budget import STABLE, Budget
 from .record import CrashRecord
 from .state import State
 from .subpool import Subpool
@@ -49,6 +50,8 @@ class Lineage:
     """Whether somebody has asked for what is under way: it does not count if it fails."""
     incomplete: str = ""
     """Why not all of its actors are there; empty: they are, as far as is known."""
+    missing: tuple[Any, ...] = ()
+    """xoscar's messages that create those which are not there."""
     began: float = 0.0
     """When its last recovery began."""
     ready: float = 0.0
@@ -57,6 +60,12 @@ class Lineage:
     """When it is to be tried again; None: nothing is planned."""
     held: int = 0
     """Calls that wait for it."""
+
+    def is_ready_since(self, created: float) -> None:
+        """An actor was created last at that time: it may be the one that it is for."""
+        # Where a program creates actors again and again, that says nothing of its start.
+        if self.ready < created < self.ready + STABLE:
+            self.ready = created
 
     @property
     def has_ended(self) -> bool:
@@ -74,4 +83,6 @@ class End:
     lineage: Lineage
     accepted: float
     """Since when connections to its address were to this process, in monotonic time."""
+    drained: bool = False
+    """Whether calls that were lost with it have not been executed."""
     at: float = field(default_factory=time.monotonic)

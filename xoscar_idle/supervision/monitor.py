@@ -14,7 +14,9 @@ from xoscar.backends.indigen.pool import MainActorPool
 from xoscar.backends.message import ControlMessageType, MessageType, ResultMessage
 from xoscar.backends.pool import MainActorPoolBase
 
+from .. import config
 from . import answers, subpool, supervisor
+from .crash import PoolUnavailable
 from .supervisor import Supervisor
 
 logger = logging.getLogger("xoscar_idle")
@@ -129,28 +131,17 @@ def _has_own_monitor(kind: Any) -> bool:
     return own or kind.is_sub_pool_alive is not MainActorPool.is_sub_pool_alive
 
 
-def ended(verb: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """For what xoscar's main pools end processes with: such an end is no crash."""
+def killed(original: Callable[..., Any]) -> Callable[..., Any]:
+    """For ``kill_sub_pool`` of xoscar's main pools: such an end is no crash."""
 
-    def place(original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        async def end(self: Any, *args: Any, **kwargs: Any) -> Any:
-            for each in (*args, *kwargs.values()):
-                found = None if isinstance(each, (str, bool, float)) else _known(each)
-                if found is not None and not found.requested:
-                    found.requested = f"it was {verb} by its main pool"
-            return await original(self, *args, **kwargs)
+    @functools.wraps(original)
+    async def kill_sub_pool(self: Any, process: Any, force: bool = False) -> Any:
+        found = subpool.of_any(process)
+        if found is not None and not found.requested:
+            found.requested = "it was killed by its main pool"
+        return await original(self, process, force=force)
 
-        return end
-
-    return place
-
-
-def _known(process: Any) -> subpool.Subpool | None:
-    try:
-        return subpool.known(process)
-    except TypeError:  # None, say, which cannot be looked up
-        return None
+    return kill_sub_pool
 
 
 Handler = Callable[[Any, Any], Coroutine[Any, Any, Any]]
@@ -166,7 +157,8 @@ def handlers(original: dict[MessageType, Handler]) -> dict[MessageType, Handler]
         kind = message.control_message_type
         if ours is not None and kind == ControlMessageType.wait_pool_recovered:
             if ours.recovery.monitors and message.address != self.external_address:
-                await ours.recovered(message.address)
+                if await ours.recovered(message.address) is None:
+                    _give_up_waiting(ours, message.address)
                 return ResultMessage(message.message_id, True, protocol=message.protocol)
         elif kind == ControlMessageType.get_config and answers.is_question(message.content):
             told = json.dumps(await answers.answer(message.content))
@@ -174,6 +166,12 @@ def handlers(original: dict[MessageType, Handler]) -> dict[MessageType, Handler]
         return await control(self, message)
 
     return {**original, MessageType.control: handle}
+
+
+def _give_up_waiting(ours: Supervisor, address: str) -> None:
+    """Tell who waits for a recovery that there is none for now; xoscar would wait for ever."""
+    if config.current().supervise == "act" and (told := ours.down(address)) is not None:
+        raise PoolUnavailable.of(address, told)
 
 
 def adopt() -> None:

@@ -4,8 +4,8 @@ It is written without asking anybody and read without disturbing anybody, and it
 writer: what a process had in process when it was killed stands there. It has no name in any file
 system, so it goes with the last who has it open, however they end.
 
-One writer, the sub-pool; whoever reads may find a request half written, never a crash. Times are
-those of ``time.monotonic()``, which processes of one machine have in common.
+One writer, the sub-pool, but for one word; whoever reads may find a request half written, never a
+crash. Times are those of ``time.monotonic()``, which processes of one machine have in common.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import functools
 import mmap
 import os
 import struct
+import sys
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
@@ -28,9 +29,9 @@ NAME = "xoscar-idle-page"
 SLOTS = 256
 """Requests in process of which more is told than that they are there."""
 
-_MAGIC = b"xoscar 1"
+_MAGIC = b"xoscar 2"
 _HEAD = struct.Struct("8sQ")  # the magic, the process id
-_TOLD = struct.Struct("ddddQQQI")  # in the order of Told
+_TOLD = struct.Struct("ddddQQQIdII")  # in the order of Told
 _TOLD_AT = 16
 _FAULT_AT, _DOING_AT, _SLOTS_AT = 512, 1024, 16 * 1024
 _SLOT = struct.Struct("d119p")
@@ -65,6 +66,12 @@ class Told:
     """Resident bytes."""
     stack_signal: int = 0
     """A signal that lets the interpreter write its stacks. 0: there is none."""
+    created: float = 0.0
+    """When an actor was created last. 0: none has been."""
+    drained: int = 0
+    """Whether all that it has executed is with those who asked, and nothing more is executed."""
+    draining: int = 0
+    """Whether it is to execute nothing more. The one thing here that the main pool writes."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +190,11 @@ class Page:
         """What the thread of the event loop does just now."""
         _write_text(self._map, _DOING_AT, _SLOTS_AT, text)
 
+    @property
+    def draining(self) -> bool:
+        """Whether nothing more is to be executed."""
+        return self._map[_DRAINING_AT] != 0
+
     def begin(self, now: float, actor: bytes, method: str) -> int:
         """A request is in process; what :meth:`end` is to be given for it."""
         name = _name(actor, method)
@@ -292,4 +304,5 @@ def _fields() -> Iterator[tuple[str, tuple[struct.Struct, int]]]:
 
 _FIELDS = dict(_fields())
 _COUNTS, _COUNTS_AT = struct.Struct("QQ"), _FIELDS["in_process"][1]
+_DRAINING_AT = _FIELDS["draining"][1] + (3 if sys.byteorder == "big" else 0)
 _PROGRESS, _PROGRESS_AT = struct.Struct("dQ"), _FIELDS["progress"][1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..patching import Place
-from . import beat, crash, monitor, subpool, witness
+from . import beat, crash, ending, monitor, recovery, starting, witness
 
 
 def _followed(original: Callable[..., None]) -> Callable[..., None]:
@@ -14,6 +14,7 @@ def _followed(original: Callable[..., None]) -> Callable[..., None]:
 
 _SUB_POOL = "xoscar.backends.pool:SubActorPoolBase"
 _MAIN_POOL = "xoscar.backends.pool:MainActorPoolBase"
+_POOL = "xoscar.backends.pool:AbstractActorPool"
 _INDIGEN = "xoscar.backends.indigen.pool"
 
 PLACES = (
@@ -33,15 +34,15 @@ PLACES = (
     Place(
         _MAIN_POOL,
         "stop_sub_pool",
-        "an end that was asked for is no crash",
-        monitor.ended("stopped"),
+        "an end that was asked for is no crash, and loses nothing",
+        ending.stopped,
         ("self", "address", "process", "timeout", "force"),
     ),
     Place(
         f"{_INDIGEN}:MainActorPool",
         "kill_sub_pool",
-        "the same",
-        monitor.ended("killed"),
+        "an end that was asked for is no crash",
+        monitor.killed,
         ("self", "process", "force"),
     ),
     Place(
@@ -54,14 +55,21 @@ PLACES = (
         f"{_INDIGEN}:MainActorPool",
         "_create_sub_pool_from_parent",
         "a start that fails tells what the process died of",
-        subpool.started,
+        starting.started,
         ("actor_pool_config", "process_index", "start_python"),
+    ),
+    Place(
+        _POOL,
+        "call",
+        "tells which actors could not be created again",
+        recovery.noted,
+        ("self", "dest_address", "message"),
     ),
     Place(
         _INDIGEN,
         "create_subprocess_exec",
         "sub-pools are started with memory in which they tell what they do",
-        subpool.spawned,
+        starting.spawned,
         ("args", "kwargs"),
     ),
     Place(

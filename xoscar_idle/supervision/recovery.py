@@ -10,23 +10,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import math
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, Protocol
 
 from xoscar.backends.indigen.pool import MainActorPool
-from xoscar.backends.message import ErrorMessage, HasActorMessage, new_message_id
+from xoscar.backends.message import (
+    CreateActorMessage,
+    DestroyActorMessage,
+    ErrorMessage,
+    HasActorMessage,
+    new_message_id,
+)
+from xoscar.core import create_actor_ref
+from xoscar.utils import to_str
 
 from .. import config, logs
 from ..connection.deadlines import clear as clear_deadline
 from ..periodic import spawn
-from . import subpool
+from . import ending, starting
 from .budget import Limits, Plan
 from .lineage import COMING, Lineage
 from .state import State
@@ -41,8 +50,16 @@ TELL_FIRST = 0.05
 """Seconds from a death to its recovery. Starting a process blocks the loop for tens of
 milliseconds, and those who wait for what there is to say are here or ask within that time."""
 
+GIVEN_UP = 5.0
+"""Seconds that a recovery has to end when the main pool stops."""
+
 _recovering: ContextVar[Lineage | None] = ContextVar("xoscar_idle_recovering", default=None)
 """What is attached in this context replaces a process of that lineage."""
+
+_failed: ContextVar[list[tuple[Any, BaseException]] | None] = ContextVar(
+    "xoscar_idle_failed", default=None
+)
+"""Messages to create actors that have failed in this context, and the errors."""
 
 
 class Keeper(Protocol):
@@ -72,6 +89,7 @@ class Recovery:
         self._waiting: dict[Lineage, list[asyncio.Future[None]]] = {}
         self._woken = asyncio.Event()
         self._work: asyncio.Task[None] | None = None
+        self._attempts: dict[Lineage, list[asyncio.Future[str]]] = {}
         self.at_work: Lineage | None = None
         """Which is being recovered."""
         self.monitors = False
@@ -89,7 +107,7 @@ class Recovery:
 
     def lost(self, lineage: Lineage) -> None:
         """Its process has died: tell the program, and plan what is to follow."""
-        if self._announce(lineage, partial(self.lost, lineage)):
+        if self._announce(lineage, partial(self.lost, lineage)) and not lineage.given_up:
             self._plan(lineage)
 
     def hung(self, lineage: Lineage, found: Subpool, why: str) -> None:
@@ -103,7 +121,7 @@ class Recovery:
             and lineage.subpool is found
             and not (lineage.has_ended or lineage.paused or lineage.restarting or found.requested)
         ):
-            found.kill(why)
+            self._killing = spawn(self._loop, ending.kill(found, why))  # kept: loops do not
 
     def _announce(self, lineage: Lineage, again: Callable[[], None]) -> bool:
         """Tell the program as xoscar does; once more later, where that fails."""
@@ -130,8 +148,7 @@ class Recovery:
             return
         now = time.monotonic()
         plan = self._plan_of(lineage, now, again)
-        lineage.by_hand = False
-        if lineage.paused:
+        if lineage.paused and not lineage.by_hand:
             self._keeper.change(lineage, State.PAUSED, reason)
             self.settle(lineage)
             return
@@ -148,10 +165,11 @@ class Recovery:
         found, chosen = lineage.subpool, config.current()
         limits = Limits.of(chosen.restart_limit, chosen.restart_cooldown)
         chance = random.random()
-        if lineage.by_hand:
-            return lineage.budget.plan(now, limits, chance=chance)
         if not again and found is not None and found.requested:
             return Plan(now)  # it was asked to end, and to come back
+        if lineage.by_hand:
+            lineage.by_hand = False  # what follows it counts
+            return lineage.budget.plan(now, limits, chance=chance)
         # One that fails before it can be used has not run at all.
         ran = 0.0 if again or lineage.ready < lineage.began else now - lineage.ready
         start = now - ran - lineage.began
@@ -195,6 +213,17 @@ class Recovery:
             self._keeper.change(lineage, State.RECOVERING, "somebody has asked for it")
         self._begin(lineage, again=True)
 
+    def attempt(self, lineage: Lineage) -> asyncio.Future[str]:
+        """Of the next try to recover it: empty, or why it has failed."""
+        made: asyncio.Future[str] = self._loop.create_future()
+        self._attempts.setdefault(lineage, []).append(made)
+        return made
+
+    def _attempted(self, lineage: Lineage, why: str) -> None:
+        for each in self._attempts.pop(lineage, []):
+            if not each.done():
+                each.set_result(why)
+
     def leave(self, lineage: Lineage, state: State, reason: str) -> None:
         """Recover it no more, and end what is under way."""
         self._forget_timer(lineage)
@@ -205,6 +234,7 @@ class Recovery:
             self._work.cancel()
         self._keeper.change(lineage, state, reason)
         self.settle(lineage)
+        self._attempted(lineage, reason)
 
     # -- xoscar's monitor ------------------------------------------------------------------------
 
@@ -228,6 +258,8 @@ class Recovery:
             if self.retired or pool.stopped:
                 for lineage in list(self._waiting):
                     self.settle(lineage)
+            for lineage in list(self._attempts):
+                self._attempted(lineage, "its main pool is watched no more")
 
     def retire(self) -> None:
         """Leave all to xoscar's own monitor, after what is under way."""
@@ -238,30 +270,48 @@ class Recovery:
                 self.settle(lineage)
 
     async def _recover(self, pool: Any, lineage: Lineage) -> None:
-        incomplete = bool(lineage.incomplete) and not lineage.has_ended
-        if not incomplete and not self._is_lost(lineage):
-            return
-        self.at_work, found = lineage, lineage.subpool
-        if not incomplete:
-            lineage.began = time.monotonic()
-        try:
-            why = "" if incomplete else await self._recovered(pool, lineage)
-            if not (self._is_lost(lineage) and lineage.subpool is found):
-                why = await self._missing(pool, lineage)
-        finally:
-            self.at_work = None
         if self._is_lost(lineage):
-            if lineage.subpool is found and lineage.state is not State.DEAD:
-                why = f"its recovery failed: {why[:500] or 'nothing took its place'}"
+            self.at_work = lineage
+            try:
+                why = await self._replace(pool, lineage)
+            finally:
+                self.at_work = None
+        elif lineage.incomplete and not lineage.has_ended:
+            why = await self._complete(pool, lineage)
+        else:
+            why = ""
+        self._attempted(lineage, why)
+
+    async def _replace(self, pool: Any, lineage: Lineage) -> str:
+        """Have it recovered; why that has failed."""
+        found, lineage.began = lineage.subpool, time.monotonic()
+        failed: list[tuple[Any, BaseException]] = []
+        error = await self._recovered(pool, lineage, failed)
+        if self._is_lost(lineage):
+            if lineage.subpool is not found:
+                # It is recovered in its turn.
+                return "what took its place has ended, too"
+            why = f"its recovery failed: {error[:500] or 'nothing took its place'}"
+            if not lineage.given_up:
                 self._plan(lineage, why, again=True)
-            return  # what took its place has ended, too, and is to be recovered in its turn
+            return why
         if not self._keeper.has(lineage):
-            why = why[:500] or "nothing took its place"
-            self._keeper.change(lineage, State.DEAD, f"its recovery failed: {why}")
+            why = f"its recovery failed: {error[:500] or 'nothing took its place'}"
+            self._keeper.change(lineage, State.DEAD, why)
             self.settle(lineage)
-            return
-        lineage.ready, lineage.incomplete = time.monotonic(), why[:500]
-        if why:
+            return why
+        if config.current().supervise == "act":
+            if error:
+                failed += await self._absent(pool, lineage)
+            lineage.missing = tuple(message for message, _ in failed)
+        self._conclude(lineage, failed)
+        return lineage.incomplete
+
+    def _conclude(self, lineage: Lineage, failed: list[tuple[Any, BaseException]]) -> None:
+        """It lives again, with all its actors but those whose creation has failed."""
+        lineage.ready, lineage.incomplete = time.monotonic(), ""
+        if lineage.missing:
+            lineage.incomplete = _not_created(*failed[0], len(failed) - 1)
             self._keeper.change(lineage, State.UNHEALTHY, lineage.incomplete)
             self._plan(lineage, lineage.incomplete, again=True)
         else:
@@ -270,13 +320,55 @@ class Recovery:
             self._keeper.change(lineage, state)
         self.settle(lineage)
 
-    async def _recovered(self, pool: Any, lineage: Lineage) -> str:
-        """Let the pool recover it; the error that came of it."""
+    async def _complete(self, pool: Any, lineage: Lineage) -> str:
+        """Create the actors once more that could not be created; why that has failed."""
+        failed = []
+        for message in lineage.missing:
+            address, uid = lineage.address, message.actor_id
+            ref = create_actor_ref(address, uid)
+            try:
+                # xoscar keeps one whose __post_create__ has failed.
+                there = await pool.call(address, HasActorMessage(new_message_id(), ref))
+                if getattr(there, "result", False):
+                    await pool.call(address, DestroyActorMessage(new_message_id(), ref, True))
+                reply = await pool.call(address, message)
+                if isinstance(reply, ErrorMessage):
+                    failed.append((message, reply.error))
+            except Exception as error:
+                failed.append((message, error))
+        if lineage.has_ended:
+            return "it has died"
+        lineage.missing = tuple(message for message, _ in failed)
+        self._conclude(lineage, failed)
+        return lineage.incomplete
+
+    async def _absent(self, pool: Any, lineage: Lineage) -> list[tuple[Any, BaseException]]:
+        """Those that were not created at all, since the recovery has failed before."""
+        own = getattr(pool.recover_sub_pool, "__func__", None)
+        if pool._auto_recover != "actor" or own is not MainActorPool.recover_sub_pool:
+            return []  # what a program of its own creates is not for us to judge
+        found: list[tuple[Any, BaseException]] = []
+        for ref, (_, message) in list(pool._allocated_actors.get(lineage.address, {}).items()):
+            if ref is None or lineage.has_ended:
+                continue
+            try:
+                there = await pool.call(lineage.address, HasActorMessage(new_message_id(), ref))
+                if getattr(there, "result", False) is not True:
+                    found.append((message, RuntimeError("it was not reached")))
+            except Exception as error:
+                found.append((message, error))
+        return found
+
+    async def _recovered(
+        self, pool: Any, lineage: Lineage, failed: list[tuple[Any, BaseException]]
+    ) -> str:
+        """Let the pool recover it; the error that came of it, and of which actors."""
         address = lineage.address
 
         async def recover() -> None:
             _recovering.set(lineage)
-            subpool.born.set(partial(self._starting, lineage, lineage.subpool))
+            _failed.set(failed)
+            starting.born.set(partial(self._starting, lineage, lineage.subpool))
             await pool.recover_sub_pool(address)
             if pool._on_process_recover is not None:
                 pool._on_process_recover(pool, address)
@@ -303,35 +395,6 @@ class Recovery:
     def _starting(self, lineage: Lineage, found: Subpool | None, new: Subpool) -> None:
         if lineage.subpool is found:
             self._keeper.change(lineage, State.STARTING, f"process {new.pid} is starting")
-
-    async def _missing(self, pool: Any, lineage: Lineage) -> str:
-        """Which of its actors xoscar could not create again, and why; empty: none, or unknown."""
-        # xoscar passes over the error of a constructor. What a program of its own does instead is
-        # not for us to judge.
-        if (
-            config.current().supervise != "act"
-            or pool._auto_recover != "actor"
-            or not self._keeper.has(lineage)
-            or getattr(pool.recover_sub_pool, "__func__", None)
-            is not MainActorPool.recover_sub_pool
-        ):
-            return ""
-        address = lineage.address
-        for ref, (_, message) in list(pool._allocated_actors.get(address, {}).items()):
-            if ref is None or lineage.has_ended:
-                continue
-            name = logs.one_line(ref.uid.decode(errors="backslashreplace"))
-            try:
-                there = await pool.call(address, HasActorMessage(new_message_id(), ref))
-                if getattr(there, "result", None) is True:
-                    continue
-                reply = await pool.call(address, message)
-                error = reply.error if isinstance(reply, ErrorMessage) else None
-            except Exception as failure:
-                error = failure
-            if error is not None:
-                return f"actor {name} was not created again: {logs.one_line(error)}"
-        return ""
 
     # -- who waits -------------------------------------------------------------------------------
 
@@ -363,12 +426,43 @@ class Recovery:
                 waiter.set_result(None)
 
 
+def noted(original: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+    """For ``call`` of xoscar's pools: xoscar passes over actors that cannot be created again."""
+
+    @functools.wraps(original)
+    def call(self: Any, dest_address: str, message: Any) -> Coroutine[Any, Any, Any]:
+        calling = original(self, dest_address, message)
+        failed = _failed.get()
+        if failed is None or not isinstance(message, CreateActorMessage):
+            return calling
+        return _noting(calling, message, failed)
+
+    return call
+
+
+async def _noting(
+    calling: Coroutine[Any, Any, Any], message: Any, failed: list[tuple[Any, BaseException]]
+) -> Any:
+    reply = await calling
+    if isinstance(reply, ErrorMessage):
+        failed.append((message, reply.error))
+    return reply
+
+
+def _not_created(message: Any, error: BaseException, more: int) -> str:
+    name = " ".join(str(to_str(message.actor_id)).split())
+    told = f"actor {name} was not created again: {type(error).__name__}: {logs.one_line(error)}"
+    return f"{told[:500]}, and {more} more" if more else told[:500]
+
+
 async def _ended(work: asyncio.Task[None]) -> None:
     """Wait until it has ended; cancelling this cancels it."""
     try:
         await asyncio.wait([work])
     except asyncio.CancelledError:
         work.cancel()
+        # A process that was just starting is ended; a program's own recovery may not care.
+        await asyncio.wait([work], timeout=GIVEN_UP)
         raise
 
 

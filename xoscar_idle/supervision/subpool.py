@@ -10,10 +10,9 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Iterator
-from contextvars import ContextVar
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,10 @@ import psutil
 from .. import config
 from ..periodic import spawn
 from . import evidence, health, records
-from .capture import Capture, sweep
+from .capture import Capture
 from .evidence import Memory
 from .health import Seen
-from .page import AVAILABLE, VARIABLE, Page
+from .page import Page
 from .record import CrashRecord
 
 logger = logging.getLogger("xoscar_idle")
@@ -63,7 +62,10 @@ class Subpool:
         self.requested = ""
         """Who asked for its end."""
         self.killed = ""
-        """Why we have ended it; empty: we have not."""
+        """Why it has been killed; empty: not by us."""
+        self.drained = False
+        """Whether all that it has executed is with those who asked, and it executes no more."""
+        self._last_stacks = ""
         self.death = Death()
         self._memory, self._memory_at = Memory.of(self.pid), time.monotonic()
         self._waited: int | None = None  # the exit code that the kernel has told
@@ -137,12 +139,6 @@ class Subpool:
         """Whether it has, as far as can be told at once."""
         return self.process.returncode is not None
 
-    def kill(self, why: str) -> None:
-        """End it at once; whoever waits for it is told why."""
-        self.killed = self.killed or why
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
-
     def is_ending(self) -> bool:
         """Whether the kernel is taking it down, or that cannot be told."""
         stat = _stat(self.pid)
@@ -175,6 +171,7 @@ class Subpool:
             told["why"] = "it found that its main pool had gone"
         if self.killed:
             told["why"] = f"its main pool has ended it: {self.killed}"
+            told["stacks"] = told.get("stacks") or self._last_stacks
         oom = self._out_of_memory(code)
         if code == -signal.SIGKILL and not oom:
             told.setdefault("why", "sender unknown")
@@ -225,6 +222,11 @@ class Subpool:
             fault=page.fault(),
         )
 
+    def created_last(self) -> float:
+        """When an actor was created there last, in monotonic time; 0: unknown, or none was."""
+        page = self.page
+        return 0.0 if page is None else page.told().created
+
     def look_at_memory(self) -> None:
         """Let what the kernel counts from now on be evidence, and nothing that was before."""
         self._memory, self._memory_at = self._memory.latest(), time.monotonic()
@@ -255,6 +257,15 @@ class Subpool:
     def forget_stacks(self) -> None:
         """Those that were asked for are of the past."""
         self._stacks_from = None
+
+    @property
+    def asked_stacks(self) -> bool:
+        """Whether stacks have been asked for."""
+        return self._stacks_from is not None
+
+    def keep_stacks(self) -> None:
+        """Let its record have what it does now."""
+        self._last_stacks = self.doing()
 
     def doing(self) -> str:
         """What the thread of its event loop does, or all threads, as far as that was told."""
@@ -340,21 +351,23 @@ class _Watch:
             self._close()
 
 
-# -- the start -------------------------------------------------------------------------------------
-
-_births: ContextVar[list[Subpool] | None] = ContextVar("xoscar_idle_births", default=None)
-born: ContextVar[Callable[[Subpool], None] | None] = ContextVar("xoscar_idle_born", default=None)
-"""Who is told of a process that is started in this context."""
-
-_told_why_not = False
+# -- that of a handle of xoscar's ------------------------------------------------------------------
 
 
 def of(process: Any) -> Subpool:
     """That of xoscar's handle of it."""
     found = known(process)
     if found is None:
-        found = _keep(process, Subpool.adopted(process))
+        found = put(process, Subpool.adopted(process))
     return found
+
+
+def of_any(process: Any) -> Subpool | None:
+    """That of what may be a handle or not, as in xoscar's pools for tests."""
+    try:
+        return known(process)
+    except TypeError:  # None, say, which cannot be looked up
+        return None
 
 
 def known(process: Any) -> Subpool | None:
@@ -366,7 +379,8 @@ def known(process: Any) -> Subpool | None:
 _OURS = "_xoscar_idle_subpool"  # kept on the handle, so that it goes with it
 
 
-def _keep(process: Any, made: Subpool) -> Subpool:
+def put(process: Any, made: Subpool) -> Subpool:
+    """Let that be the one of xoscar's handle from now on."""
     with contextlib.suppress(AttributeError):  # a handle of the program's own that takes none
         setattr(process, _OURS, made)
     return made
@@ -377,109 +391,9 @@ def _forget(process: Any) -> None:
         delattr(process, _OURS)
 
 
-def spawned(original: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
-    """For what xoscar starts processes of sub-pools with: they get a page, and a log if wanted."""
-
-    @wraps(original)
-    async def create_subprocess_exec(*args: Any, **kwargs: Any) -> Any:
-        page, capture = _page(), _capture()
-        if page is not None:
-            kwargs["env"] = {**(kwargs.get("env") or os.environ), VARIABLE: page.variable()}
-            kwargs["pass_fds"] = (*kwargs.get("pass_fds", ()), page.descriptor)
-        if capture is not None:
-            kwargs.setdefault("stderr", capture.descriptor)
-        try:
-            process = await original(*args, **kwargs)
-        except BaseException:
-            if page is not None:
-                page.close()
-            if capture is not None:
-                capture.finish(wait=False)
-            raise
-        if capture is not None:
-            capture.close_in_parent()
-        subpool = _keep(process, Subpool(process, page, capture))
-        if (births := _births.get()) is not None:
-            births.append(subpool)
-        if (tell := born.get()) is not None:
-            tell(subpool)
-        return process
-
-    return create_subprocess_exec
-
-
-def started(original: Any) -> Any:
-    """For the start of a sub-pool as a whole: one that fails tells what the process died of."""
-    start = original.__func__
-
-    @wraps(start)
-    async def _create_sub_pool_from_parent(
-        actor_pool_config: Any, process_index: int, start_python: str | None = None
-    ) -> Any:
-        births: list[Subpool] = []
-        token = _births.set(births)
-        try:
-            return await start(actor_pool_config, process_index, start_python)
-        except BaseException as error:
-            if not births:
-                raise
-            subpool = births[-1]
-            if not isinstance(error, OSError) or not subpool.has_ended():
-                subpool.leave()  # xoscar leaves it, too
-                raise
-            conf = actor_pool_config.get_pool_config(process_index)
-            address = conf["external_address"][0]
-            record = subpool.record(
-                address="" if address.endswith(":0") else address,
-                label=conf["label"],
-                main_pid=os.getpid(),
-                in_flight=None,
-            )
-            subpool.release()
-            path = keep(record)
-            logger.warning("%s", record.line())
-            failure = OSError(f"{error}: {record.told()}")
-            failure.record = path  # type: ignore[attr-defined]
-            raise failure from None
-        finally:
-            with contextlib.suppress(ValueError):
-                _births.reset(token)
-
-    return staticmethod(_create_sub_pool_from_parent)
-
-
 def keep(record: CrashRecord) -> str | None:
     """Put a record into a file, where that is wanted; its path."""
     return records.write(record) if config.current().supervise != "off" else None
-
-
-def _page() -> Page | None:
-    if not AVAILABLE:
-        return None
-    try:
-        return Page.create()
-    except OSError as error:
-        _warn("sub-pools cannot tell what they do: %s", error)
-        return None
-
-
-def _capture() -> Capture | None:
-    if not config.current().capture_stderr:
-        return None
-    try:
-        directory = records.own_directory()
-        sweep(directory)
-        return Capture.open(directory)
-    except (OSError, ValueError) as error:
-        _warn("the stderr of sub-pools is not captured: %s", error)
-        return None
-
-
-def _warn(message: str, error: Exception) -> None:
-    global _told_why_not
-    if not _told_why_not:
-        _told_why_not = True
-        logger.warning(message, error)
 
 
 # -- what the kernel tells -------------------------------------------------------------------------

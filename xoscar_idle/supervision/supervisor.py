@@ -12,21 +12,25 @@ import threading
 import time
 import weakref
 from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from .. import config, side_thread
 from ..locks import process_lock
 from . import health, subpool
 from .health import Verdict, judge
 from .lineage import LIVING, End, Lineage
+from .operating import Operator
 from .record import CrashRecord
 from .recovery import RETRY, Recovery
 from .state import PoolInfo, State
 from .subpool import Subpool
 
 logger = logging.getLogger("xoscar_idle")
+
+T = TypeVar("T")
 
 REMEMBERED = 100
 """Ends of processes that a main pool can still tell of."""
@@ -51,6 +55,7 @@ class Supervisor:
         self._pool = weakref.ref(pool)
         self.loop = asyncio.get_running_loop()
         self.recovery = Recovery(self)
+        self.operator = Operator(self)
         self._thread = threading.get_ident()
         self._lineages: dict[str, Lineage] = {}  # by address
         self._leaving: dict[str, Lineage] = {}  # those removed whose processes live
@@ -134,13 +139,15 @@ class Supervisor:
         except Exception:  # what is to be done is done all the same
             with contextlib.suppress(Exception):  # it may be the program's logging that fails
                 _unable("the end of pool %s could not be told", lineage.address)
+        lineage.is_ready_since(found.created_last())
         self._leaving = {a: each for a, each in self._leaving.items() if each is not lineage}
-        self._ends.append(End(record, requested, lineage, lineage.accepts))
+        self._ends.append(End(record, requested, lineage, lineage.accepts, found.drained))
         is_current = self.has(lineage) and lineage.subpool is found
-        if is_current and pool._auto_recover and not pool.stopped:
+        if is_current and pool._auto_recover and not pool.stopped and not lineage.given_up:
             self.change(lineage, State.RECOVERING, requested)
         else:
-            self.change(lineage, State.STOPPING if requested else State.DEAD, requested)
+            dead = lineage.given_up or not requested
+            self.change(lineage, State.DEAD if dead else State.STOPPING, requested)
         found.release()  # tells who waits
         if is_current:
             self.recovery.lost(lineage)
@@ -184,20 +191,38 @@ class Supervisor:
             pool._monitor_task = None
             await pool.start_monitor()
 
-    async def recovered(self, address: str) -> str | None:
+    async def recovered(
+        self, address: str, timeout: float | None = None, held: int = 0
+    ) -> str | None:
         """Wait until the sub-pool at ``address`` can be used; where, or None: nowhere.
 
-        Not at all where there is none.
+        Parameters
+        ----------
+        timeout
+            Seconds for which to wait; then it raises ``asyncio.TimeoutError``. None: no limit.
+        held
+            How many calls wait for it where that is asked.
         """
-        lineage = self._lineage_of(address)
+        lineage = self.lineage_of(address)
         if lineage is None or lineage.subpool is None:
             return None
         if not lineage.restarting:
             # One that has just hung up on whoever asks may not have ended yet.
             await lineage.subpool.death.wait(RETRY)
-        return lineage.address if await self.recovery.wait(lineage) else None
+        lineage.held += held
+        try:
+            there = await asyncio.wait_for(self.recovery.wait(lineage), timeout)
+        finally:
+            lineage.held -= held
+        return lineage.address if there else None
 
-    def _lineage_of(self, address: str) -> Lineage | None:
+    def on_its_loop(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Awaitable[T]:
+        """What is to be awaited for ``work`` to be done on the loop of the main pool."""
+        if asyncio.get_running_loop() is self.loop:
+            return work()
+        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work(), self.loop))
+
+    def lineage_of(self, address: str) -> Lineage | None:
         """That which has, or had, a sub-pool at that address."""
         lineage = self._lineages.get(address)
         if lineage is None and (end := self._last_end(address)) is not None:
@@ -338,7 +363,7 @@ class Supervisor:
             if lineage is not None and found is not None and found.requested:
                 # It hangs up, and goes on with what it does at its end.
                 record = CrashRecord(address, found.pid, time.time())
-                return End(record, found.requested, lineage, lineage.accepts)
+                return End(record, found.requested, lineage, lineage.accepts, found.drained)
             waited = time.monotonic() - begun
             # A process closes its connections before it can be seen to have ended.
             if found is None or found.death.told or waited >= patience:

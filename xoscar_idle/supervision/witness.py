@@ -44,6 +44,9 @@ QUIET = 5.0
 INTRODUCTION = 5.0
 """Seconds that a pool may take to tell its name, and that of its main pool."""
 
+ASK_AGAIN = 0.2
+"""Seconds between two questions whether a pool has been recovered, at least."""
+
 FRESH = 60.0
 """Seconds for which that is not asked again."""
 
@@ -114,13 +117,14 @@ class Witness:
             return None
         try:
             record = replace(CrashRecord.from_dict(told["record"]), address=address)
-            error: BaseException = PoolCrashed.of(record)
-            if told["requested"]:
-                error = ServerClosed(
-                    f"Remote server {address} closed: its process, {record.pid}, has ended: "
-                    f"{told['requested']}"
-                )
-            return error
+            if not told["requested"]:
+                return PoolCrashed.of(record)
+            closed = ServerClosed(
+                f"Remote server {address} closed: its process, {record.pid}, has ended: "
+                f"{told['requested']}"
+            )
+            closed.unexecuted = bool(told.get("unexecuted"))
+            return closed  # type: ignore[no-any-return]
         except (KeyError, TypeError, ValueError) as error:  # of another version of us
             logger.debug("the end of pool %s cannot be told: %r", address, error)
             return None
@@ -141,7 +145,39 @@ class Witness:
 
     async def recovered(self, address: str, timeout: float, held: Callable[[], int]) -> str | None:
         """Where a pool that is down can be reached once it has been recovered; None: nowhere."""
+        until = time.monotonic() + timeout
+        while (left := until - time.monotonic()) > 0:
+            asked = time.monotonic()
+            patience = min(left, answers.LONGEST_WAIT)
+            if supervisor.of(address) is not None:
+                told: Any = await answers.recovered(address, patience, held())
+            else:
+                told = await self._ask_patiently(address, patience, held())
+            if not isinstance(told, dict) or not told.get("waiting"):
+                found = told.get("address") if isinstance(told, dict) else None
+                return found if isinstance(found, str) else None
+            # A main pool that does not answer at once has its reasons.
+            await asyncio.sleep(max(0.0, min(left, asked + ASK_AGAIN - time.monotonic())))
         return None
+
+    async def _ask_patiently(self, address: str, patience: float, held: int) -> Any:
+        """The answer of its main pool; that is to be asked again where it is busy, not gone."""
+        known = self._whose(address)
+        if known is None:
+            return None
+        name, main = known
+        question = answers.until_recovered(name, patience, held)
+        try:
+            told = await asyncio.wait_for(_asked(main, question), patience + PATIENCE)
+        except asyncio.TimeoutError:
+            return {"waiting": True}
+        except Exception as error:
+            logger.debug("main pool %s tells nothing of %s: %r", main, address, error)
+            return None
+        if isinstance(told, dict) and isinstance(there := told.get("address"), str):
+            # Its name for itself is not always that by which it is known here.
+            told["address"] = address if there == name else fix_all_zero_ip(there, address)
+        return told
 
     async def excused(self, client: CallerClient) -> str:
         """Why a pool that answers no probe is not given up: its main pool says that it is busy."""
@@ -154,16 +190,23 @@ class Witness:
             return f"its main pool says that it is busy: {told.get('reason')}"
         return ""
 
-    async def _ask(self, address: str, question: Callable[[str], str]) -> Any:
-        """What the main pool of ``address`` answers to a question about it; None: nothing."""
+    def _whose(self, address: str) -> tuple[str, str] | None:
+        """Its own name for itself, and its main pool; None: that is not known, or it is one."""
         if (main := _main_of_siblings(address)) is not None:
             name = address
         elif (known := self._known.get(address)) is not None:
             name, main = known.name, known.main
         else:
             return None
+        return None if main in (address, name) else (name, main)
+
+    async def _ask(self, address: str, question: Callable[[str], str]) -> Any:
+        """What the main pool of ``address`` answers to a question about it; None: nothing."""
+        if (known := self._whose(address)) is None:
+            return None
+        name, main = known
         now = time.monotonic()
-        if main in (address, name) or self._silent.get(main, 0.0) > now:  # it is one itself
+        if self._silent.get(main, 0.0) > now:
             return None
         try:
             return await asyncio.wait_for(_asked(main, question(name)), PATIENCE)

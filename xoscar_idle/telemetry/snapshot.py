@@ -81,7 +81,7 @@ def take() -> Snapshot:
 
 def offer() -> None:
     """Answer who asks over the side channel, if the environment asks for one."""
-    side_channel.answer(QUESTION, lambda: take().to_json())
+    side_channel.answer(QUESTION, lambda _: take().to_json())
     side_channel.start()
 
 
