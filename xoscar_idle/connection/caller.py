@@ -29,7 +29,7 @@ from .. import config
 from ..clock import Clock, monotonic
 from ..periodic import Periodic, spawn
 from . import cap as caps
-from . import leases, losses, routing, transports
+from . import holding, leases, losses, routing, transports
 from .age import AgeQueue
 from .cap import Cap, Seat
 from .client import NOWHERE, CallerClient, State
@@ -43,6 +43,20 @@ logger = logging.getLogger("xoscar_idle")
 
 CANCEL_TIMEOUT = 5.0
 """Seconds that are spent on telling the other side that a call has missed its deadline."""
+
+
+async def _known(reply: Any, loop: asyncio.AbstractEventLoop, wait: bool) -> Any:
+    """A reply that need not be asked for, or the future of it."""
+    if wait:
+        return reply
+    future = loop.create_future()
+    future.set_result(reply)
+    return future
+
+
+async def _awaited(sending: Coroutine[Any, Any, asyncio.Future[Any]]) -> Any:
+    return await (await sending)
+
 
 _NOT_CANCELLABLE = (MessageType.cancel, MessageType.control)
 
@@ -67,6 +81,7 @@ class ActorCaller(Periodic):
         self._ages: AgeQueue[CallerClient] = AgeQueue()
         self._background: set[asyncio.Task[None]] = set()  # a loop holds its tasks weakly
         self._prober = Prober()
+        self._holding = holding.Holding(self.loop)
         self._profiling_data = get_profiling_data()
 
     def __repr__(self) -> str:
@@ -107,9 +122,22 @@ class ActorCaller(Periodic):
             There was no reply by the deadline.
         """
         limit = limit_of(message)
+        sending = None
+        if config.current().recovery_timeout or self._holding.is_busy:
+            if message.message_type == MessageType.cancel:
+                known, moved = self._holding.cancel(message)
+                if known is not None:
+                    return _known(known, self.loop, wait)
+                dest_address = moved or dest_address
+            elif holding.is_on(message):
+                send = partial(self._send_to, router, proxy_addresses)
+                sending = self._holding.call(send, dest_address, message)
         if limit is None:
+            if sending is not None:
+                return _awaited(sending) if wait else sending
             return self._send(router, dest_address, message, proxy_addresses, wait)
-        sending = self._send(router, dest_address, message, proxy_addresses, wait=False)
+        if sending is None:
+            sending = self._send(router, dest_address, message, proxy_addresses, wait=False)
         cancel = partial(self._cancel, router, dest_address, message, proxy_addresses)
         return in_time(limit, sending, dest_address, message, cancel, wait)
 
@@ -167,6 +195,11 @@ class ActorCaller(Periodic):
 
     # -- sending ---------------------------------------------------------------------------------
 
+    def _send_to(
+        self, router: Any, proxy_addresses: list[str] | None, address: str, message: Any
+    ) -> Coroutine[Any, Any, Any]:
+        return self._send(router, address, message, proxy_addresses, wait=False)
+
     async def _send(
         self,
         router: Any,
@@ -199,8 +232,11 @@ class ActorCaller(Periodic):
                 # Nothing was written, so another connection may try; but a peer that hangs up
                 # on new connections is not to be dialed in a loop.
                 if not reused:
-                    closed = ServerClosed(f"Remote server {client.address} closed: {error}")
-                    raise (await losses.lost(client) or closed) from None
+                    told: Any = await losses.lost(client)
+                    if told is None:
+                        told = ServerClosed(f"Remote server {client.address} closed: {error}")
+                    told.unexecuted = True
+                    raise told from None
         result = await reply if wait else reply
         self._profiling_data.collect_actor_call(message, perf_counter() - started)
         return result
@@ -267,6 +303,7 @@ class ActorCaller(Periodic):
     def close(self, reason: str) -> None:
         """Close all connections in the background, giving ``reason`` for it."""
         self._connects.give_up()
+        self._holding.give_up()
         for task in [*self._background, *self._prober.tasks()]:
             task.cancel()
         for client in list(self._all.values()):
@@ -288,7 +325,7 @@ class ActorCaller(Periodic):
         If it runs all the same, whoever waits there gets an error.
         """
         tasks: list[Any] = [*self._connects.tasks()]
-        tasks += [*self._background, *self._prober.tasks()]
+        tasks += [*self._background, *self._prober.tasks(), *self._holding.tasks()]
         if self._check is not None:
             tasks.append(self._check)
         for task in tasks:
@@ -308,6 +345,7 @@ class ActorCaller(Periodic):
     def _wind_up(self, clients: list[CallerClient], tasks: list[asyncio.Task[Any]]) -> None:
         """The loop runs on after :meth:`sever`."""
         self._connects.give_up()
+        self._holding.give_up()
         for client in clients:
             client.wind_up()
         for task in tasks:

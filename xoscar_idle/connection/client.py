@@ -32,6 +32,10 @@ NOWHERE: Lane[Any] = Lane(math.inf)
 """The lane of a connection that is in none: not yet, or no more."""
 
 
+class _ClosedHere(EOFError):
+    """This process has closed it: the pool may be as well as ever."""
+
+
 class State(enum.Enum):
     """Where a connection is in its life."""
 
@@ -382,7 +386,7 @@ class CallerClient:
         if self.state is State.CLOSING or self.state is State.CLOSED:
             return
         try:
-            self._end(reason, EOFError(reason))
+            self._end(reason, EOFError(reason) if reason == "peer" else _ClosedHere(reason))
         finally:
             self._task.cancel()
 
@@ -417,7 +421,7 @@ class CallerClient:
 
     def wind_up(self) -> None:
         """Its loop runs on after :meth:`sever`: whoever waits is to know."""
-        self._settle_all(EOFError(self.reason))
+        self._settle_all(_ClosedHere(self.reason))
         self._task.cancel()
 
     def disown(self) -> None:
@@ -454,7 +458,9 @@ class CallerClient:
     def _server_closed(self, error: BaseException) -> ServerClosed:
         if isinstance(error, ServerClosed):
             return error
-        return ServerClosed(f"Remote server {self.address} closed: {error}")
+        closed = ServerClosed(f"Remote server {self.address} closed: {error}")
+        closed.closed_here = isinstance(error, _ClosedHere)
+        return closed
 
     async def _run(self) -> None:
         """The connection's task: listens as long as it is open, then closes it."""

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 from xoscar.backends.message import MessageType
 
 from .. import config, patching, values
-from .client import Reply
 
 T = TypeVar("T")
 
@@ -131,7 +130,7 @@ def limit_of(message: Any) -> Limit | None:
         limit = Limit(_now() + default, default)
         if (earliest is None or limit.at < earliest.at) and not (
             chosen.call_timeout_except
-            and _is_excepted(_method(message), chosen.call_timeout_except)
+            and _is_excepted(method_of(message), chosen.call_timeout_except)
         ):
             return limit
     return earliest
@@ -139,7 +138,7 @@ def limit_of(message: Any) -> Limit | None:
 
 async def in_time(
     limit: Limit,
-    sending: Coroutine[Any, Any, Reply],
+    sending: Coroutine[Any, Any, Any],
     address: str,
     message: Any,
     cancel: Callable[[], None],
@@ -150,7 +149,8 @@ async def in_time(
     Parameters
     ----------
     sending
-        Sends ``message`` to ``address``.
+        Sends ``message`` to ``address``; the future of the reply to it, a
+        :class:`~.client.Reply` or what can do the same.
     cancel
         Lets the other side stop working on it.
     wait
@@ -186,7 +186,7 @@ async def in_time(
     return await reply if wait else reply
 
 
-def _abandon(sending: asyncio.Task[Reply]) -> None:
+def _abandon(sending: asyncio.Task[Any]) -> None:
     """Whoever sent has been cancelled; so is a request that went out all the same."""
     if not sending.cancelled() and sending.exception() is None:
         sending.result().cancel()
@@ -214,7 +214,7 @@ def clear() -> None:
 
 
 def _describe(message: Any) -> str:
-    actor, method = getattr(message, "actor_ref", None), _method(message)
+    actor, method = getattr(message, "actor_ref", None), method_of(message)
     if actor is not None and method is not None:
         return f"{method}() of actor {_text(actor.uid)}"
     if actor is not None:
@@ -222,7 +222,8 @@ def _describe(message: Any) -> str:
     return f"{message.message_type.name}"
 
 
-def _method(message: Any) -> str | None:
+def method_of(message: Any) -> str | None:
+    """The name of the actor's method that it calls; None: it calls none."""
     content = getattr(message, "content", None)
     # xoscar sends (method, kind of call, arguments, keyword arguments).
     method = content[0] if isinstance(content, tuple) and content else None

@@ -69,7 +69,8 @@ class Operator:
                 return known
             lineage = self._possible(order)
             applied = self._ledger.begin(order, lineage.number, lineage.incarnation)
-        logger.info("%s of pool %s is asked for: %s", order.instruction, order.address, applied)
+        what = (order.instruction, order.address, order.request_id)
+        logger.info("%s of pool %s is asked for (request_id %s)", *what)
         self._keeper.loop.call_soon_threadsafe(self._start, order, lineage, applied)
         return applied
 
@@ -123,7 +124,8 @@ class Operator:
         except Exception as error:
             logger.exception("%s of pool %s failed", order.instruction, order.address)
             applied.end("failed", f"{type(error).__name__}: {logs.one_line(error)}")
-        logger.info("%s of pool %s: %s", order.instruction, order.address, applied)
+        what = (order.instruction, order.address, order.request_id)
+        logger.info("%s of pool %s (request_id %s) has %s: %s", *what, *applied.outcome)
 
     # -- the instructions ------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ from xoscar.core import create_actor_ref
 from xoscar.utils import to_str
 
 from .. import config, logs
+from ..connection import holding
 from ..connection.deadlines import clear as clear_deadline
 from ..periodic import spawn
 from . import ending, starting
@@ -247,7 +248,8 @@ class Recovery:
                 while self._due:
                     await asyncio.sleep(TELL_FIRST)
                     if self._due:
-                        await self._recover(pool, self._due.popleft())
+                        with holding.off():  # it would wait for itself
+                            await self._recover(pool, self._due.popleft())
                 self._woken.clear()
                 await self._woken.wait()
         finally:

@@ -1,0 +1,478 @@
+"""Calls that wait for the recovery of a pool, over a transport in memory and in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+from xoscar.backends.message import (
+    CancelMessage,
+    CreateActorMessage,
+    ErrorMessage,
+    HasActorMessage,
+    MessageType,
+    SendMessage,
+    new_message_id,
+)
+from xoscar.core import create_actor_ref
+from xoscar.errors import ServerClosed
+
+from xoscar_idle import config
+from xoscar_idle.connection import holding, losses
+from xoscar_idle.connection.caller import ActorCaller
+from xoscar_idle.connection.deadlines import CallTimeout, deadline
+from xoscar_idle.connection.holding import MOST_EXECUTIONS, Bounds, Failure, may_wait
+
+from ..conftest import Run
+from ..support.memory import Network, settle
+
+REFUSED = ConnectionRefusedError(111, "Connect call failed")
+
+
+class Recoveries(losses.Witness):
+    """Knows of recoveries what the test says."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, float, int]] = []
+        self.there: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self.held: Callable[[], int] = lambda: 0
+
+    def met(self, *_: Any) -> None:
+        pass
+
+    async def lost(self, client: Any) -> None:
+        return None
+
+    async def refused(self, address: str) -> None:
+        return None
+
+    async def excused(self, client: Any) -> str:
+        return ""
+
+    async def recovered(self, address: str, timeout: float, held: Callable[[], int]) -> str | None:
+        self.held = held
+        self.asked.append((address, timeout, held()))
+        if not timeout:
+            return None
+        try:
+            return await asyncio.wait_for(asyncio.shield(self.there), timeout)
+        except asyncio.TimeoutError:
+            return None
+
+    def tell(self, address: str | None) -> None:
+        """It has been recovered there, or is given up."""
+        self.there.set_result(address)
+        self.there = asyncio.get_running_loop().create_future()
+
+
+Test = Callable[[ActorCaller, Network, Recoveries], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture
+def settings(idle_timeout: float) -> config.Settings:
+    return config.Settings(
+        idle_timeout=idle_timeout, recovery_timeout=60, retry=("work",), connect_timeout=5
+    )
+
+
+@pytest.fixture
+def holds(in_virtual_time: Run) -> Iterator[Callable[[Test], None]]:
+    """Run a test with somebody who knows of recoveries; nothing waits at its end."""
+
+    async def with_recoveries(test: Test, caller: ActorCaller, network: Network) -> None:
+        recoveries = Recoveries()
+        losses.tell(recoveries)
+        try:
+            await test(caller, network, recoveries)
+            await settle()
+            assert not caller._holding._waiting
+            assert not caller._holding._tasks
+            assert not caller._holding._calls
+            assert not holding.bounds.by_pool()
+        finally:
+            losses.tell(None)
+
+    yield lambda test: in_virtual_time(lambda c, n: with_recoveries(test, c, n))
+    assert holding.bounds._bytes == 0
+
+
+def send(method: str = "work", uid: bytes = b"uid") -> SendMessage:
+    return SendMessage(new_message_id(), create_actor_ref("a:1", uid), (method, 0, (), {}))
+
+
+async def begin(caller: ActorCaller, network: Network, message: Any) -> Any:
+    """The future of the reply to a call that is refused, and so waits."""
+    network.failure = REFUSED
+    future = await caller.call(network, "a:1", message, wait=False)
+    await settle()
+    network.failure = None
+    return future
+
+
+def test_a_refused_call_goes_to_the_recovered_pool(holds: Any) -> None:
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        messages = [send(), send("else")]
+        futures = [await begin(caller, network, each) for each in messages]
+        assert recoveries.asked == [("a:1", 60, 1)], "once for all"
+        assert recoveries.held() == 2
+        assert holding.bounds.by_pool() == {"a:1": 2}
+        await asyncio.sleep(50)
+        assert not any(future.done() for future in futures)
+        recoveries.tell("a:1")
+        await settle()
+        (connection,) = network.opened
+        assert connection.sent == messages
+        for each in messages:
+            connection.reply(each, each.content[0])
+        assert [(await future).result for future in futures] == ["work", "else"]
+
+    holds(test)
+
+
+def test_without_a_recovery_timeout_nothing_waits(holds: Any) -> None:
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        config.use(config.current().changed(recovery_timeout=0))
+        network.failure = REFUSED
+        with pytest.raises(ConnectionRefusedError):
+            await caller.call(network, "a:1", send())
+        assert not recoveries.asked
+
+    holds(test)
+
+
+@pytest.mark.parametrize("how", ["given up", "in time"])
+def test_what_waits_for_nothing_raises_the_original_error(holds: Any, how: str) -> None:
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        first = await begin(caller, network, send())
+        await asyncio.sleep(20)
+        second = await begin(caller, network, send())
+        if how == "given up":
+            recoveries.tell(None)
+            await settle()
+            assert first.done()
+        else:
+            await asyncio.sleep(39)
+            assert not first.done()
+            await asyncio.sleep(2)
+            assert first.done(), "60 s after it was refused"
+            assert not second.done()
+            await asyncio.sleep(20)
+        for future in (first, second):
+            with pytest.raises(ConnectionRefusedError, match="Connect call failed"):
+                await future
+
+    holds(test)
+
+
+def test_a_deadline_counts_and_tells_what_it_waited_for(holds: Any) -> None:
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        network.failure = REFUSED
+        started = caller.loop.time()
+        with deadline(5), pytest.raises(ConnectionRefusedError):
+            await caller.call(network, "a:1", send())
+        assert caller.loop.time() - started == 5
+
+    holds(test)
+
+
+def test_a_deadline_of_what_is_on_its_way_again(holds: Any) -> None:
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        network.failure = REFUSED
+        with deadline(5):
+            future = await caller.call(network, "a:1", send(), wait=False)
+        network.failure = None
+        await settle()
+        recoveries.tell("a:1")
+        await settle()
+        (connection,) = network.opened
+        with pytest.raises(CallTimeout, match="no reply in 5 s"):
+            await future
+        await settle()
+        assert any(
+            isinstance(each, CancelMessage) for opened in network.opened for each in opened.sent
+        )
+        assert connection.sent
+
+    holds(test)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_lost_call_that_may_be_executed_twice(holds: Any, moved: bool) -> None:
+    """It goes to the successor of its pool, if the actor is there."""
+
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        future = await caller.call(network, "a:1", sent := send(), wait=False)
+        network.opened[0].hang_up()
+        await settle()
+        assert recoveries.asked == [("a:1", 60, 1)]
+        recoveries.tell("b:2" if moved else "a:1")
+        await settle()
+        connection = network.opened[1]
+        if moved:
+            (question,) = connection.sent
+            assert isinstance(question, HasActorMessage)
+            assert (question.actor_ref.address, question.actor_ref.uid) == ("b:2", b"uid")
+            connection.reply(question, True)
+            await settle()
+        again = connection.sent[-1]
+        assert (again.message_id, again.content) == (sent.message_id, sent.content)
+        assert again.actor_ref.address == ("b:2" if moved else "a:1")
+        assert sent.actor_ref.address == "a:1", "the program's own"
+        cancel = CancelMessage(new_message_id(), "a:1", sent.message_id)
+        cancelling = await caller.call(network, "a:1", cancel, wait=False)
+        assert connection.sent[-1] is cancel, "where it is by now"
+        connection.reply(cancel, True)
+        connection.reply(again, 3)
+        assert (await future).result == 3
+        await cancelling
+
+    holds(test)
+
+
+def test_an_actor_that_is_not_with_the_successor(holds: Any) -> None:
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        future = await begin(caller, network, send())
+        recoveries.tell("b:2")
+        await settle()
+        (connection,) = network.opened
+        connection.reply(connection.sent[0], False)
+        with pytest.raises(ConnectionRefusedError):
+            await future
+
+    holds(test)
+
+
+def test_one_that_may_not_be_executed_twice_is_lost(holds: Any) -> None:
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        for method in ("other", "__xoscar_next__"):
+            future = await caller.call(network, "a:1", send(method), wait=False)
+            network.opened[-1].hang_up()
+            with pytest.raises(ServerClosed):
+                await future
+        assert not recoveries.asked
+
+    holds(test)
+
+
+def test_what_is_closed_here_does_not_wait(holds: Any) -> None:
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        future = await caller.call(network, "a:1", send(), wait=False)
+        caller.close("stop")
+        with pytest.raises(ServerClosed, match="closed: stop"):
+            await future
+        assert not recoveries.asked
+
+    holds(test)
+
+
+def test_a_request_that_was_turned_away(holds: Any) -> None:
+    """By the pool that was called, or by one that it was passed on to."""
+
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        for pool in ("a:1", "sub:3"):
+            future = await caller.call(network, "a:1", sent := send("other"), wait=False)
+            error: Any = ConnectionRefusedError("it is being restarted")
+            error.address, error.turned_away = pool, sent.message_id
+            network.opened[0].incoming.put_nowait(ErrorMessage(sent.message_id, error=error))
+            await settle()
+            assert recoveries.asked[-1] == (pool, 60, 1)
+            recoveries.tell("sub:4" if pool == "sub:3" else pool)
+            await settle()
+            assert network.opened[0].sent[-1] is sent, "to whom it was sent"
+            network.opened[0].reply(sent, 1)
+            assert (await future).result == 1
+
+    holds(test)
+
+
+def test_an_error_that_tells_of_another_request_is_an_answer(holds: Any) -> None:
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        future = await caller.call(network, "a:1", sent := send(), wait=False)
+        error: Any = ConnectionRefusedError("it is being restarted")
+        error.address, error.turned_away = "b:2", b"another"
+        network.opened[0].incoming.put_nowait(ErrorMessage(sent.message_id, error=error))
+        assert (await future).error is error
+        assert not recoveries.asked
+
+    holds(test)
+
+
+@pytest.mark.parametrize("how", ["request", "future", "task", "stop"])
+@pytest.mark.parametrize("when", ["waiting", "on its way again", "asking for the actor"])
+def test_cancelling(holds: Any, how: str, when: str) -> None:
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        network.failure = REFUSED
+        sent = send()
+        task = None
+        if how == "task":
+            task = asyncio.ensure_future(caller.call(network, "a:1", sent))
+        else:
+            future = await caller.call(network, "a:1", sent, wait=False)
+        await settle()
+        network.failure = None
+        if when != "waiting":
+            recoveries.tell("a:1" if when == "on its way again" else "b:2")
+            await settle()
+        if how == "request":
+            cancel = CancelMessage(new_message_id(), "a:1", sent.message_id)
+            answering = await caller.call(network, "a:1", cancel, wait=False)
+            if when == "on its way again":
+                network.opened[-1].reply(cancel, True)
+                future.cancel()
+            assert (await answering).result is True
+        elif how == "future":
+            future.cancel()
+        elif how == "stop":
+            caller.close("stop")
+            await settle()
+            assert not future.cancelled()
+            with pytest.raises((ConnectionRefusedError, ServerClosed)):
+                await future
+            return
+        else:
+            assert task is not None
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            return
+        with pytest.raises(asyncio.CancelledError):
+            await future
+
+    holds(test)
+
+
+def test_one_that_every_pool_dies_of_ends(holds: Any) -> None:
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        future = await caller.call(network, "a:1", send(), wait=False)
+        while True:
+            network.opened[-1].hang_up()
+            await settle()
+            if future.done():
+                break
+            await asyncio.sleep(30)
+            recoveries.tell("a:1")
+            await asyncio.sleep(5)
+        with pytest.raises(ServerClosed):
+            await future
+        assert len(network.opened) == MOST_EXECUTIONS
+
+    holds(test)
+
+
+def test_a_pool_that_is_said_to_be_there_but_cannot_be_reached(holds: Any) -> None:
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        network.failure = REFUSED
+        future = await caller.call(network, "a:1", send(), wait=False)
+        while not future.done():
+            recoveries.tell("a:1")
+            await asyncio.sleep(0.3)
+        assert network.dials == 1 + holding.MOST_SHORT
+        with pytest.raises(ConnectionRefusedError):
+            await future
+
+    holds(test)
+
+
+def test_refused_again_it_waits_within_what_is_left(holds: Any) -> None:
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        started = caller.loop.time()
+        network.failure = REFUSED
+        future = await caller.call(network, "a:1", send(), wait=False)
+        while not future.done():
+            await asyncio.sleep(7)
+            recoveries.tell("a:1")
+        assert 60 <= caller.loop.time() - started < 70
+        with pytest.raises(ConnectionRefusedError):
+            await future
+
+    holds(test)
+
+
+def test_the_recovery_itself_does_not_wait(holds: Any) -> None:
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        network.failure = REFUSED
+        outlives: asyncio.Task[Any]
+        go_on = asyncio.Event()
+
+        async def later() -> Any:
+            await go_on.wait()
+            return await caller.call(network, "a:1", send(), wait=False)
+
+        with holding.off():
+            outlives = asyncio.ensure_future(later())
+            await settle()
+            with pytest.raises(ConnectionRefusedError):
+                await caller.call(network, "a:1", send())
+        go_on.set()
+        future = await outlives
+        await settle()
+        assert len(recoveries.asked) == 1, "what outlives it waits as any call does"
+        recoveries.tell(None)
+        with pytest.raises(ConnectionRefusedError):
+            await future
+
+    holds(test)
+
+
+def test_bounds(holds: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        size = holding._size(send())
+        monkeypatch.setattr(holding, "bounds", Bounds(calls=3, size=2 * size + size // 2))
+        waiting = [await begin(caller, network, send()) for _ in range(2)]
+        network.failure = REFUSED
+        for _ in range(2):
+            with pytest.raises(ConnectionRefusedError):
+                await caller.call(network, "a:1", send())
+        (record,) = [each for each in caplog.records if each.levelname == "WARNING"]
+        assert "calls to pool a:1 do not wait for its recovery: 2 calls" in record.getMessage()
+        recoveries.tell(None)
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    holds(test)
+
+
+def test_a_message_is_as_large_as_what_it_carries() -> None:
+    small, large = (
+        send(),
+        SendMessage(new_message_id(), create_actor_ref("a:1", b"x"), ("m", 0, (b"x" * 10**6,), {})),
+    )
+    assert 0 < holding._size(small) < 1000
+    assert 10**6 < holding._size(large) < 1.1 * 10**6
+
+
+EXECUTED, UNEXECUTED = (Failure(EOFError(), "a:1", executed) for executed in (True, False))
+
+
+@pytest.mark.parametrize("kind", MessageType)
+def test_which_calls_may_wait(kind: MessageType) -> None:
+    held = (
+        MessageType.send,
+        MessageType.tell,
+        MessageType.create_actor,
+        MessageType.destroy_actor,
+        MessageType.has_actor,
+        MessageType.actor_ref,
+    )
+    called = kind in (MessageType.send, MessageType.tell)
+    asks = kind in (MessageType.has_actor, MessageType.actor_ref)
+    assert may_wait(UNEXECUTED, kind, "m", ("unsent",), 0) is (kind in held)
+    assert may_wait(EXECUTED, kind, "m", ("unsent",), 1) is asks
+    assert may_wait(EXECUTED, kind, "m", ("unsent", "m"), 1) is (called or asks)
+    assert may_wait(EXECUTED, kind, "model", ("unsent", "m*l"), 1) is (called or asks)
+    assert may_wait(EXECUTED, kind, "unsent", ("unsent",), 1) is asks
+    assert may_wait(EXECUTED, kind, "__xoscar_next__", ("unsent", "*"), 1) is asks
+    assert not may_wait(EXECUTED, kind, "m", ("unsent", "*"), MOST_EXECUTIONS)
+    assert may_wait(UNEXECUTED, kind, "m", ("unsent", "*"), MOST_EXECUTIONS) is (kind in held)
+
+
+def test_a_create_goes_to_no_other_pool(holds: Any) -> None:
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        create = CreateActorMessage(new_message_id(), object, b"uid", (), {}, None)
+        future = await begin(caller, network, create)
+        recoveries.tell("b:2")
+        with pytest.raises(ConnectionRefusedError):
+            await future
+
+    holds(test)
