@@ -25,19 +25,6 @@ from ..support.waiting import bounded, eventually_here
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("acting")]
 
 
-@pytest.fixture
-def acting(package: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Supervised, also with other settings, in this process and those that it starts."""
-
-    def set_(**settings: object) -> None:
-        for name, value in settings.items():
-            monkeypatch.setenv(f"XOSCAR_{name.upper()}", str(value))
-        xoscar_idle.configure(**settings)
-
-    set_(supervise="act")
-    return set_
-
-
 def told(address: str) -> PoolInfo:
     (found,) = [each for each in xoscar_idle.pools() if each.address == address]
     return found

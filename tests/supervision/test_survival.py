@@ -1,0 +1,249 @@
+"""Calls that survive the death, or the restart, of their pool: real pools, real kills."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import xoscar as xo
+
+import xoscar_idle
+from xoscar_idle import PoolCrashed, PoolUnavailable
+
+from ..support import crashing
+from ..support.crashing import (
+    Victim,
+    error_of,
+    host,
+    knows_main_of,
+    revived,
+    run,
+    sub_pools,
+    victim,
+)
+from ..support.waiting import bounded, eventually_here
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("surviving")]
+
+RECOVERY_TIMEOUT = 60
+
+
+@pytest.fixture
+def surviving(acting: Callable[..., None]) -> Callable[..., None]:
+    """Calls wait in this process, and in those that it starts."""
+    acting(recovery_timeout=RECOVERY_TIMEOUT, retry="wait")
+    return acting
+
+
+@pytest.mark.parametrize("on_uvloop", [False, True])
+def test_calls_to_a_pool_that_has_been_killed(on_uvloop: bool) -> None:
+    """From the main pool's process and from another sub-pool; one was in process."""
+
+    async def main() -> None:
+        async with crashing.pool(2, use_uvloop=on_uvloop) as pool:
+            first, second = sub_pools(pool)
+            ref, other = await victim(first), await victim(second)
+            pid = await ref.pid()
+            in_process = asyncio.ensure_future(ref.wait(0.5))
+            lost = asyncio.ensure_future(ref.hold())
+            await eventually_here(lambda: xoscar_idle.pools()[0].in_process == 2)
+            os.kill(pid, signal.SIGKILL)
+            assert type(await error_of(lost)) is PoolCrashed, "it may not be executed twice"
+            calls = [asyncio.ensure_future(ref.pid()) for _ in range(10)]
+            relayed = asyncio.ensure_future(other.relay(first, "pid"))
+            await eventually_here(lambda: xoscar_idle.pools()[0].held)
+            new = {await bounded(each) for each in (*calls, relayed, in_process)}
+            assert len(new) == 1
+            assert new != {pid}
+            assert xoscar_idle.pools()[0].held == 0
+
+    run(main(), on_uvloop)
+
+
+@pytest.mark.parametrize("way", ["kill", "restart"])
+def test_a_caller_elsewhere(way: str) -> None:
+    """It has learnt whose pool that is, and asks the main pool."""
+    settings: Any = {"XOSCAR_SUPERVISE": "act", "XOSCAR_IDLE_TIMEOUT": "600"}
+
+    async def main(first: str, second: str, address: str) -> None:
+        ref = await victim(first)
+        pid = await ref.pid()
+        await eventually_here(lambda: knows_main_of(first))
+        if way == "kill":
+            os.kill(pid, signal.SIGKILL)
+            await eventually_gone(pid)
+        else:
+            in_process = asyncio.ensure_future(ref.wait(0.5))
+            restart = asyncio.ensure_future(xoscar_idle.apply("restart", first))
+            assert await bounded(in_process) == pid
+        calls = [asyncio.ensure_future(ref.pid()) for _ in range(10)]
+        new = {await bounded(each) for each in calls}
+        assert len(new) == 1
+        assert new != {pid}
+        if way == "restart":
+            assert (await bounded(restart)).incarnation == 2
+
+    with host(**settings) as found:
+        run(main(found.first, found.second, found.main))
+
+
+async def eventually_gone(pid: int) -> None:
+    def gone() -> bool:
+        try:
+            with open(f"/proc/{pid}/stat") as stat:
+                return stat.read().rpartition(")")[2].split()[0] in "ZX"
+        except OSError:
+            return True
+
+    await eventually_here(gone)
+
+
+async def test_a_successor_at_another_address() -> None:
+    """As Xinference recovers: the dead one is removed, another one appended, with its actors."""
+    async with crashing.pool(1, auto_recover="process") as pool:
+        (address,) = sub_pools(pool)
+        go_on = asyncio.Event()
+
+        async def recover(address: str) -> None:
+            await pool.remove_sub_pool(address)
+            new = await pool.append_sub_pool()
+            await go_on.wait()
+            await xo.create_actor(Victim, uid=address, address=new)
+
+        pool.recover_sub_pool = recover
+        ref = await victim(address)
+        pid = await ref.pid()
+        in_process = asyncio.ensure_future(ref.wait(0.5))
+        await eventually_here(lambda: xoscar_idle.pools()[0].in_process == 1)
+        os.kill(pid, signal.SIGKILL)
+        await eventually_here(lambda: pool.sub_processes and address not in pool.sub_processes)
+        call = asyncio.ensure_future(ref.pid())
+        elsewhere = asyncio.ensure_future(error_of(missing(address)))
+        await eventually_here(lambda: xoscar_idle.pools()[0].held == 3)
+        go_on.set()
+        new = await bounded(call)
+        assert new != pid
+        assert await bounded(in_process) == new
+        assert await ref.pid() == new, "later calls as well"
+        error = await bounded(elsewhere)
+        assert isinstance(error, PoolUnavailable), "an actor that is not there"
+        (info,) = xoscar_idle.pools()
+        assert (info.lineage, info.incarnation, info.state) == (1, 2, "healthy") or info.lineage > 1
+
+
+async def missing(address: str) -> Any:
+    return await xo.actor_ref(address=address, uid="no such actor")
+
+
+async def test_what_is_given_up_raises_its_own_error(surviving: Any) -> None:
+    surviving(restart_limit="0/60", restart_cooldown=0)
+    async with crashing.pool(1) as pool:
+        (address,) = sub_pools(pool)
+        ref = await victim(address)
+        await error_of(ref.die("kill"))
+        error = await error_of(ref.pid())
+        assert type(error) is PoolUnavailable
+        assert "degraded" in str(error)
+
+
+async def test_a_recovery_that_takes_too_long(surviving: Any) -> None:
+    surviving(recovery_timeout=0.5)
+    async with crashing.pool(1) as pool:
+        (address,) = sub_pools(pool)
+        ref, own, go_on = await victim(address), pool.recover_sub_pool, asyncio.Event()
+
+        async def recover(address: str) -> None:
+            await go_on.wait()
+            await own(address)
+
+        pool.recover_sub_pool = recover
+        await error_of(ref.die("kill"))
+        error = await error_of(ref.pid())
+        assert type(error) is PoolUnavailable
+        go_on.set()
+        await revived(address)
+
+
+async def test_the_recovery_does_not_wait_for_itself() -> None:
+    """What it calls of the dead pool fails at once."""
+    async with crashing.pool(1) as pool:
+        (address,) = sub_pools(pool)
+        ref, own, errors = await victim(address), pool.recover_sub_pool, list[BaseException]()
+
+        async def recover(address: str) -> None:
+            errors.append(await error_of(ref.pid()))
+            await own(address)
+
+        pool.recover_sub_pool = recover
+        await error_of(ref.die("kill"))
+        assert await bounded(ref.pid())
+        assert [type(each) for each in errors] == [PoolUnavailable]
+
+
+async def test_cancelling_a_call_that_waits() -> None:
+    async with crashing.pool(1) as pool:
+        (address,) = sub_pools(pool)
+        ref, own, go_on = await victim(address), pool.recover_sub_pool, asyncio.Event()
+
+        async def recover(address: str) -> None:
+            await go_on.wait()
+            await own(address)
+
+        pool.recover_sub_pool = recover
+        await error_of(ref.die("kill"))
+        call = asyncio.ensure_future(ref.pid())
+        await eventually_here(lambda: xoscar_idle.pools()[0].held == 1)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await bounded(call)
+        go_on.set()
+        await revived(address)
+
+
+async def test_each_of_several_is_restarted_under_load(tmp_path: Path) -> None:
+    """No call fails, and none is executed twice."""
+    async with crashing.pool(3) as pool:
+        addresses, log = sub_pools(pool), tmp_path / "executed"
+        refs = [
+            await xo.create_actor(Counting, str(log), uid=f"c{i}", address=address)
+            for i, address in enumerate(addresses)
+        ]
+        done: list[str] = []
+        stop = False
+
+        async def load(caller: int) -> None:
+            n = 0
+            while not stop:
+                ref, name = refs[(caller + n) % 3], f"{caller}.{n}"
+                assert await ref.execute(name) == name
+                done.append(name)
+                n += 1
+
+        loads = [asyncio.ensure_future(load(i)) for i in range(12)]
+        for address in addresses:
+            applied = await bounded(xoscar_idle.apply("restart", address))
+            assert applied.reason == "it has been replaced"
+            await bounded(refs[addresses.index(address)].pid())
+        stop = True
+        await bounded(asyncio.gather(*loads))
+        executed = log.read_text().split()
+        assert sorted(executed) == sorted(done)
+        assert len({*executed}) == len(executed)
+
+
+class Counting(Victim):
+    """Writes down what it executes."""
+
+    def __init__(self, log: str) -> None:
+        super().__init__()
+        self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    async def execute(self, name: str) -> str:
+        os.write(self._log, f"{name}\n".encode())
+        await asyncio.sleep(0.001)
+        return name
