@@ -287,6 +287,7 @@ def test_each_state_is_shown_and_what_is_unknown_is_not(monkeypatch: pytest.Monk
         "xoscar_pool_state",
         "xoscar_pool_restarts_total",
         "xoscar_pool_requests_in_process",
+        "xoscar_pool_held_calls",
         "xoscar_crashes_total",
     }
     assert not any("10.0.0.7" in text for _, labels in series for _, text in labels)

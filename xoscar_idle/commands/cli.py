@@ -12,6 +12,7 @@ import click
 from .. import __version__
 from ..config import Settings, as_variable
 from ..gate import IDLE_TIMEOUT
+from ..supervision.instructions import INSTRUCTIONS
 from ..values import is_off
 
 if TYPE_CHECKING:
@@ -36,6 +37,12 @@ def _parse_targets(
         return tuple(map(parse, values))
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def _parse_main(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> Target | None:
+    return None if value is None else _parse_targets(context, parameter, (value,))[0]
 
 
 def _finite(context: click.Context, parameter: click.Parameter, value: float) -> float:
@@ -217,15 +224,19 @@ def pools(targets: tuple[Target, ...], as_json: bool) -> None:
     Columns:
       POOL        its number: what replaces a process has the same
       STATE       starting, healthy, busy (its event loop does not answer),
-                  unhealthy (nothing of it does), recovering, dead, or stopping
+                  unhealthy (nothing of it does), recovering, degraded (it failed
+                  too often, and is left alone for a while), dead, paused, or
+                  stopping
       SINCE, UP   in this state; since its process was started
       RESTARTS    so far
       REQ, OLDEST requests in process; for how long the oldest of them
+      HELD        calls that wait for its recovery
       LAG         how long its event loop took to answer, or has not answered
       RSS         resident memory
 
     Columns for which a narrow terminal has no room are left out. Health is followed where
-    XOSCAR_SUPERVISE is set to observe; elsewhere a sub-pool is healthy while its process lives.
+    XOSCAR_SUPERVISE is set to observe or act; elsewhere a sub-pool is healthy while its process
+    lives.
 
     \b
     Exit status:
@@ -241,13 +252,63 @@ def pools(targets: tuple[Target, ...], as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("instruction", type=click.Choice([*INSTRUCTIONS]), metavar="INSTRUCTION")
+@click.argument("address", metavar="ADDRESS")
+@click.option(
+    "--main",
+    "main_pool",
+    callback=_parse_main,
+    metavar="PID|POOL_ADDRESS",
+    help="Its main pool.",
+)
+@click.option("--drain", type=float, metavar="SECONDS", help="For requests in process; 30.")
+@click.option(
+    "--expect-incarnation", type=int, metavar="N", help="Refuse it where another one is there."
+)
+@click.option("--request-id", metavar="ID", help="The same one again is the same request.")
+@click.option("--json", "as_json", is_flag=True, help="Print what became of it as JSON.")
+def apply(
+    instruction: str, address: str, main_pool: Target | None, as_json: bool, **given: object
+) -> None:
+    """Have the main pool of the sub-pool at ADDRESS do something about it, and wait for that.
+
+    Its process has to run with XOSCAR_SUPERVISE=act. It is found among those of this user that
+    were started with XOSCAR_IDLE_MONITOR=1, and else asked for over xoscar; of a sub-pool that is
+    down and of another host, --main has to name it.
+
+    \b
+    INSTRUCTION
+      pause       leave it alone: neither end it when it hangs nor recover it
+      resume      supervise it again
+      restart     replace its process, when the requests in process have ended;
+                  those that come meanwhile wait (XOSCAR_RECOVERY_TIMEOUT)
+      retry       recover it now, if it is down, whatever is planned
+      give_up     end it, and do not recover it
+      reset       forget its failures, and recover it if it is down
+
+    \b
+    Exit status:
+      0  it has succeeded, which has been seen
+      1  it has failed
+      2  it was refused, or nobody answers; nothing has been done
+
+    Example: xoscar-idle apply restart 127.0.0.1:41235
+    """
+    from .apply import apply as run_apply
+
+    fields = {name: value for name, value in given.items() if value is not None}
+    fields |= {"instruction": instruction, "address": address}
+    sys.exit(run_apply(fields, main_pool, as_json))
+
+
+@main.command()
 @_targets
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of records.")
 def crashes(targets: tuple[Target, ...], as_json: bool) -> None:
     """Show the crash records of this user on this machine, the newest last.
 
-    They are written by main pools that run with XOSCAR_SUPERVISE=observe, to the directory that
-    XOSCAR_SUPERVISE_DIR names, or else to one of the user's own.
+    They are written by main pools that run with XOSCAR_SUPERVISE=observe or act, to the directory
+    that XOSCAR_SUPERVISE_DIR names, or else to one of the user's own.
 
     \b
     (none)        A table of all.

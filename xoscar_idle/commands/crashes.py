@@ -60,8 +60,8 @@ def _nothing(named: Sequence[Target], others: int) -> str:
     except (OSError, ValueError) as error:
         looked = f"there is no crash record: {one_line(error)}"
     return (
-        f"{looked}; they are written where XOSCAR_SUPERVISE is set to observe, and are looked for "
-        f"where {records.DIRECTORY} says"
+        f"{looked}; they are written where XOSCAR_SUPERVISE is set to observe or act, and are "
+        f"looked for where {records.DIRECTORY} says"
     )
 
 

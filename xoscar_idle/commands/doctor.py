@@ -330,14 +330,21 @@ def _supervision(settings: dict[str, Any]) -> Check:
     except (OSError, ValueError) as error:
         return Check("supervision", PROBLEM, f"{mode}, without crash records: {error}")
     more = "with the end of stderr" if settings.get("capture_stderr") else "without stderr"
-    hang = settings.get("hang_timeout")
-    return Check(
-        "supervision",
-        OK,
-        f"{mode}; crash records in {place}, {more}; what hangs is told "
-        + (f"after {hang:g} s" if hang else "by its state alone (XOSCAR_HANG_TIMEOUT is off)"),
-        {"mode": mode, "directory": str(place)},
-    )
+    hang, held = settings.get("hang_timeout"), settings.get("recovery_timeout")
+    told = "told" if mode == "observe" else "told and restarted"
+    parts = [
+        f"{mode}; crash records in {place}, {more}",
+        f"what hangs is {told} after {hang:g} s"
+        if hang
+        else "what hangs is told by its state alone (XOSCAR_HANG_TIMEOUT is off)",
+        f"calls wait for a recovery for {held:g} s"
+        if held
+        else "no call waits for a recovery (XOSCAR_RECOVERY_TIMEOUT is off)",
+    ]
+    if mode == "act":
+        limit = settings.get("restart_limit")
+        parts.insert(1, f"degraded after more failures than {limit} (XOSCAR_RESTART_LIMIT)")
+    return Check("supervision", OK, "; ".join(parts), {"mode": mode, "directory": str(place)})
 
 
 def _descriptors() -> Check:

@@ -74,6 +74,9 @@ def _why(pool: PoolInfo, width: int) -> Iterator[str]:
     if pool.state == State.HEALTHY:
         return
     yield from paragraphs(pool.reason, width, INDENT)
+    if pool.restart_at is not None:
+        left = max(0.0, pool.restart_at - time.time())
+        yield from paragraphs(f"it is tried again in {duration(left)}", width, INDENT)
     for each in pool.requests:
         what = f"{each['actor']}.{each['method']}()"
         yield from paragraphs(f"in process for {each['seconds']:.1f} s: {what}", width, INDENT)
@@ -118,6 +121,7 @@ POOLS = (
     Column("RESTARTS", lambda pool: cell(pool.restarts), spare=5),
     Column("REQ", lambda pool: cell(pool.in_process)),
     Column("OLDEST", lambda pool: duration(pool.oldest_request), spare=6),
+    Column("HELD", lambda pool: cell(pool.held or None), spare=2),
     Column("LAG", lambda pool: duration(pool.loop_lag), spare=1),
     Column("RSS", _resident, spare=4),
 )

@@ -196,6 +196,12 @@ METRICS = (
         _of_pools(attrgetter("rss")),
     ),
     Metric(
+        "xoscar_pool_held_calls",
+        "gauge",
+        "Calls that wait for the recovery of a sub-pool.",
+        _of_pools(attrgetter("held")),
+    ),
+    Metric(
         "xoscar_crashes_total",
         "counter",
         "Sub-pools that died without having been asked to, by cause.",
