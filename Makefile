@@ -21,7 +21,7 @@ OLDEST := .venv-oldest/.ready-$(KEY)
 # What depends on xoscar, for its oldest supported version.
 OLDEST_TESTS := tests/test_activation.py \
 	$(addprefix tests/whole/test_,$(addsuffix .py,places mixed pools)) \
-	tests/supervision/test_recovery.py \
+	$(addprefix tests/supervision/test_,$(addsuffix .py,recovery survival)) \
 	$(addprefix tests/connection/test_,$(addsuffix .py,accepted caller loops preexisting))
 
 # It runs as a user who may not write what coverage measures.

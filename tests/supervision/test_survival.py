@@ -76,7 +76,10 @@ def test_a_caller_elsewhere(way: str) -> None:
         await eventually_here(lambda: knows_main_of(first))
         if way == "kill":
             os.kill(pid, signal.SIGKILL)
-            await eventually_gone(pid)
+            # What is written before that is seen may have been executed.
+            await eventually_here(
+                lambda: first not in [each.address for each in xoscar_idle.connections()]
+            )
         else:
             in_process = asyncio.ensure_future(ref.wait(0.5))
             restart = asyncio.ensure_future(xoscar_idle.apply("restart", first))
@@ -90,17 +93,6 @@ def test_a_caller_elsewhere(way: str) -> None:
 
     with host(**settings) as found:
         run(main(found.first, found.second, found.main))
-
-
-async def eventually_gone(pid: int) -> None:
-    def gone() -> bool:
-        try:
-            with open(f"/proc/{pid}/stat") as stat:
-                return stat.read().rpartition(")")[2].split()[0] in "ZX"
-        except OSError:
-            return True
-
-    await eventually_here(gone)
 
 
 async def test_a_successor_at_another_address() -> None:
@@ -133,7 +125,7 @@ async def test_a_successor_at_another_address() -> None:
         error = await bounded(elsewhere)
         assert isinstance(error, PoolUnavailable), "an actor that is not there"
         (info,) = xoscar_idle.pools()
-        assert (info.lineage, info.incarnation, info.state) == (1, 2, "healthy") or info.lineage > 1
+        assert (info.incarnation, info.state) == (2, "healthy")
 
 
 async def missing(address: str) -> Any:
