@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -93,3 +94,32 @@ def test_requests_that_end_show_that_a_long_one_is_none() -> None:
 def test_several_signs_are_missed_before_a_bound_is_reached() -> None:
     assert BUSY >= 3 * BEAT
     assert SILENT >= BUSY + 3 * BEAT
+
+
+def test_what_is_hung_is_unhealthy_and_has_lasted() -> None:
+    for seen, hang in EVERY:
+        assert not judge(seen, 0).hung
+        for lasted in (0.0, hang / 2, hang, 2 * hang):
+            verdict = judge(replace(seen, unhealthy_for=lasted), hang)
+            assert replace(verdict, hung=False) == replace(judge(seen, hang), hung=False)
+            if verdict.hung:
+                assert hang
+                assert verdict.state is State.UNHEALTHY
+            elif hang and verdict.state is State.UNHEALTHY:
+                assert lasted < hang
+
+
+@pytest.mark.parametrize(
+    ("seen", "lasted", "hung"),
+    [
+        (Seen(stopped=True), HANG, True),
+        (Seen(stopped=True), HANG - 1, False),
+        (Seen(fault="CUDA error"), HANG, True),
+        (Seen(thread_silent=SILENT), HANG, True),
+        (Seen(loop_silent=HANG), 0.0, True),
+        (Seen(loop_silent=BUSY), HANG, False),
+        (Seen(), HANG, False),
+    ],
+)
+def test_when_it_is_hung(seen: Seen, lasted: float, hung: bool) -> None:
+    assert judge(replace(seen, unhealthy_for=lasted), HANG).hung is hung
