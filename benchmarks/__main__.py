@@ -17,6 +17,7 @@ SCENARIOS = (
     "reconnect",
     "nat",
     "supervision",
+    "recovery",
     "alternatives",
     "soak",
 )
