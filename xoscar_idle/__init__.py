@@ -3,7 +3,8 @@
 With the package installed and ``XOSCAR_IDLE_TIMEOUT`` set, every Python process that imports
 xoscar closes connections that nobody has used for that many seconds, and opens them again on the
 next call. The same in code: ``xoscar_idle.install(idle_timeout=30)``. ``XOSCAR_SUPERVISE=observe``
-follows what sub-pools do; set alone, it activates without idle closing.
+follows what sub-pools do, ``act`` also restarts what hangs; set alone, it activates without idle
+closing.
 """
 
 from __future__ import annotations

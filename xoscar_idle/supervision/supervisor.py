@@ -106,6 +106,7 @@ class Supervisor:
             lineage.ready = time.monotonic()
             lineage.began = lineage.ready - found.uptime
             self.change(lineage, State.PAUSED if lineage.paused else State.HEALTHY)
+            self.recovery.settle(lineage)
         found.watch(partial(self._ended, lineage))
 
     def _removed(self, pool: Any, lineage: Lineage) -> None:
