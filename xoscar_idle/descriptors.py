@@ -84,6 +84,25 @@ def unacknowledged(fd: int) -> int:
     return 0
 
 
+def acknowledged(fd: int) -> int | None:
+    """How many of the bytes written to a TCP socket its peer's kernel has; None: untold."""
+    if sys.platform != "linux":
+        return None
+    import socket
+    import struct
+
+    with contextlib.suppress(OSError, struct.error):
+        # Of its own descriptor: an event loop's socket may not let itself be asked.
+        with socket.socket(fileno=os.dup(fd)) as sock:
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKNOWLEDGED_AT + 8)
+        return int(struct.unpack_from("Q", info, _ACKNOWLEDGED_AT)[0])
+    return None
+
+
+_ACKNOWLEDGED_AT = 120
+"""Where ``tcpi_bytes_acked`` is in ``struct tcp_info`` of Linux's ``include/uapi/linux/tcp.h``."""
+
+
 def void(fd: int) -> None:
     """Let a descriptor of this process lead nowhere.
 

@@ -9,13 +9,15 @@ import gc
 import logging
 import math
 import select
-import socket
+import time
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from typing import Any
 
+from xoscar.backends.communication.dummy import DummyChannel
 from xoscar.backends.communication.socket import SocketChannel, _BaseSocketServer
 
-from .. import config, descriptors
+from .. import config
 from ..clock import Clock, monotonic
 from ..periodic import Periodic
 from . import frames, transports
@@ -38,6 +40,8 @@ class Accepted(Periodic):
     def __init__(self, clock: Clock = monotonic) -> None:
         super().__init__(clock)
         self.forgotten = False
+        self.answer_lost = 0.0
+        """When a connection was lost with a request in process, in monotonic time; 0: none was."""
         self._in_process: dict[Any, int] = {}
         self._lanes: dict[Any, Lane[Any]] = {}
         self._idle: IdleQueue[Any] = IdleQueue()
@@ -53,6 +57,8 @@ class Accepted(Periodic):
     def discard(self, channel: Any) -> None:
         """``channel`` is closed."""
         if channel in self._in_process:
+            if self._in_process[channel]:
+                self.answer_lost = time.monotonic()
             self._let_go(channel)
             self.ensure_check()
         if not self._in_process and _loops.get(self.loop) is self:
@@ -72,9 +78,9 @@ class Accepted(Periodic):
             if not self._in_process[channel]:
                 self._lanes[channel].fell_idle(channel, self.clock())
 
-    def outstanding(self) -> int:
-        """How many requests are in process, and how many connections have answers on their way."""
-        return sum(self._in_process.values()) + sum(map(_has_unsent, self._in_process))
+    def in_process(self) -> dict[Any, int]:
+        """The connections, and how many requests each has in process."""
+        return dict(self._in_process)
 
     def apply_settings(self) -> None:
         """Let the settings in force hold for the connections there are."""
@@ -151,18 +157,6 @@ class Accepted(Periodic):
         self._unfile(channel)
 
 
-def _has_unsent(channel: Any) -> bool:
-    """Whether something was written that the other side's kernel does not have yet."""
-    transport = channel.writer.transport
-    if transport.get_write_buffer_size():
-        return True
-    sock = transport.get_extra_info("socket")
-    # What is written to a unix socket is with its reader.
-    if sock is None or sock.family == getattr(socket, "AF_UNIX", None) or sock.fileno() < 0:
-        return False
-    return bool(descriptors.unacknowledged(sock.fileno()))
-
-
 def _readable(transport: Any) -> bool:
     """Whether bytes have come, or an end, that the event loop has not read yet."""
     sock = transport.get_extra_info("socket")
@@ -196,6 +190,7 @@ def serve(original: Callable[[Any, Any], Coroutine[Any, Any, None]]) -> Callable
     @functools.wraps(original)
     async def on_new_channel(self: Any, channel: Any) -> None:
         clear_deadline()  # that of whoever made the pool, or connected within this process
+        _from_here.set(isinstance(channel, DummyChannel))  # each connection has a task of its own
         if not isinstance(channel, SocketChannel):
             return await original(self, channel)
         accepted = _here()
@@ -242,13 +237,24 @@ def _here() -> Accepted:
     return accepted
 
 
-def outstanding() -> int:
-    """What of the requests that came to the running loop is not with those who asked yet.
-
-    Counts requests in process, and connections with answers on their way.
-    """
+def in_process() -> dict[Any, int]:
+    """The connections that the running loop has accepted, and how many requests each has."""
     accepted = _loops.get(asyncio.get_running_loop())
-    return 0 if accepted is None else accepted.outstanding()
+    return {} if accepted is None else accepted.in_process()
+
+
+def answer_lost() -> float:
+    """When a connection to the running loop was lost with a request in process; 0: none was."""
+    accepted = _loops.get(asyncio.get_running_loop())
+    return 0.0 if accepted is None else accepted.answer_lost
+
+
+_from_here: ContextVar[bool] = ContextVar("xoscar_idle_from_here", default=False)
+
+
+def is_from_here() -> bool:
+    """Whether the request that is being processed was sent by this process itself."""
+    return _from_here.get()
 
 
 def apply_settings() -> None:

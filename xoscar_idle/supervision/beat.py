@@ -112,18 +112,18 @@ def handlers(original: dict[MessageType, Handler]) -> dict[MessageType, Handler]
         made[kind] = _counting(original[kind], name)
     for kind in draining.REQUESTS:
         made[kind] = _admitting(made[kind])
-    made[MessageType.control] = _answering(original[MessageType.control])
+    made[MessageType.control] = _beginning(original[MessageType.control])
     return made
 
 
 def _admitting(handler: Handler) -> Handler:
-    """Turns away what comes when nothing more is to be executed."""
+    """Turns away what comes when nothing more is to be begun."""
 
     @functools.wraps(handler)
     def handle(self: Any, message: Any) -> Coroutine[Any, Any, Any]:
         page = _page
         if page is not None and page.draining:
-            error = draining.turned_away(self, message)
+            error = draining.turned_away(page, self, message)
             if error is not None:
                 raise error
         return handler(self, message)
@@ -131,14 +131,14 @@ def _admitting(handler: Handler) -> Handler:
     return handle
 
 
-def _answering(original: Handler) -> Handler:
-    """Answers the question whether it is drained."""
+def _beginning(original: Handler) -> Handler:
+    """Begins to tell whether it is drained, when it is asked to."""
 
     @functools.wraps(original)
     async def handle(self: Any, message: Any) -> Any:
         page = _page
-        if page is not None and message.content == draining.QUESTION:
-            return await draining.answer(page, self, message)
+        if page is not None and message.content == draining.REQUEST:
+            return draining.begin(page, self, message)
         return await original(self, message)
 
     return handle

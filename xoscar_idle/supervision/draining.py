@@ -1,9 +1,10 @@
 """Letting a sub-pool finish what it has begun, and begin nothing more.
 
 Its main pool says so in the page that they share, which needs neither a socket nor the sub-pool's
-loop: from then on requests are turned away unexecuted. A question over xoscar is answered when all
-that was executed is with those who asked. What is lost on its connections after that has not been
-executed: whatever comes later is turned away, whether anybody gets to read that or not.
+loop: from then on requests are turned away unexecuted. The sub-pool tells there when all that was
+executed is with those who asked. What is lost on its connections after that has not been executed:
+the sub-pool's loop looks at the page before each request, in one step with what it then does, and
+it was on that loop that all had ended while the page said so.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable
 from typing import Any
 
 from xoscar.backends.message import (
@@ -24,14 +24,20 @@ from xoscar.backends.message import (
 
 from ..connection import accepted
 from ..connection.exchange import NOBODY
+from ..connection.settling import Settling
+from ..periodic import spawn
 from .crash import PoolUnavailable
 from .page import Page
 from .subpool import Subpool
 
-QUESTION = "xoscar_idle drain"
+REQUEST = "xoscar_idle drain"
+"""In a request for the configuration: look at the page, and tell there when all has ended."""
 
 STEP = 0.02
-"""Seconds between two looks at what is still in process."""
+"""Seconds between two looks at what has not ended yet."""
+
+STALE = 5.0
+"""Seconds after which nobody asks any more what became of a connection that was lost."""
 
 REQUESTS = (
     MessageType.send,
@@ -41,9 +47,9 @@ REQUESTS = (
     MessageType.has_actor,
     MessageType.actor_ref,
 )
-"""What is turned away; control messages and cancellations are not."""
+"""What is turned away; control messages, cancellations and copies are not."""
 
-_OF_GENERATORS = ("__xoscar_next__", "__xoscar_destroy_generator__")
+_OF_STREAMS = ("__xoscar_next__", "__xoscar_destroy_generator__")
 """Methods by which xoscar goes on with a stream that has begun."""
 
 _REASON = "it is about to be stopped, and has not executed this"
@@ -53,41 +59,39 @@ _REASON = "it is about to be stopped, and has not executed this"
 
 
 def stop_admitting(found: Subpool) -> bool:
-    """Let it execute nothing more; whether it can be told. In any thread."""
+    """Let it begin nothing more; whether it can be told. In any thread."""
     page = found.page
     if page is None or page.writer() is None:
         return False
-    page.tell(draining=1)
+    page.drain()
     return True
 
 
 def admit(found: Subpool) -> None:
     """Undo that: it does not end after all."""
+    found.drained = False
     if (page := found.page) is not None:
-        page.tell(draining=0, drained=0)
-        found.drained = False
+        page.tell(draining=0)
 
 
 async def drain(pool: Any, address: str, found: Subpool, seconds: float) -> bool:
     """Let it finish what it has begun; whether it has, within so many seconds."""
-    if found.drained:
-        return True
     if not stop_admitting(found):
         return False
-    message = ControlMessage(new_message_id(), address, ControlMessageType.get_config, QUESTION)
+    message = ControlMessage(new_message_id(), address, ControlMessageType.get_config, REQUEST)
     asking = asyncio.ensure_future(pool.call(address, message))
     until = time.monotonic() + seconds
     try:
         while (page := found.page) is not None and not found.death.told:
-            if page.told().drained:
-                found.drained = True
+            told = page.told()
+            if told.is_drained:
+                found.drained = not told.answer_lost
                 return True
-            if (left := until - time.monotonic()) <= 0:
+            # Who has no loop that answers may have one later; who does not understand never will.
+            left = until - time.monotonic()
+            if left <= 0 or not told.draining or (asking.done() and not _is_understood(asking)):
                 break
-            # A failed question is as good as none: the page tells, or the time is up.
-            await asyncio.wait([asking], timeout=min(STEP, left))
-            if asking.done():
-                await asyncio.sleep(min(STEP, left))
+            await asyncio.sleep(min(STEP, left))
         return False
     finally:
         asking.cancel()
@@ -95,37 +99,65 @@ async def drain(pool: Any, address: str, found: Subpool, seconds: float) -> bool
             await asking
 
 
-# -- the sub-pool's side -----------------------------------------------------------------------
-
-
-def turned_away(pool: Any, message: Any) -> PoolUnavailable | None:
-    """The error for a request that is not executed; None: it is, although nothing new is."""
-    if message.message_type in (MessageType.send, MessageType.tell):
-        content = message.content
-        if type(content) is tuple and content and content[0] in _OF_GENERATORS:
-            return None
-        if message.actor_ref.uid == NOBODY:
-            return None
-    return PoolUnavailable.turning_away(pool.external_address, message.message_id, _REASON)
-
-
-async def answer(page: Page, pool: Any, message: Any) -> ResultMessage:
-    """Answer :data:`QUESTION` when the pool is drained, or is to admit again."""
-    while page.draining and not _is_drained(page, pool):  # noqa: ASYNC110 - another process tells
-        await asyncio.sleep(STEP)
-    if page.draining:
-        page.tell(drained=1)
-    return ResultMessage(message.message_id, page.draining, protocol=message.protocol)
-
-
-def _is_drained(page: Page, pool: Any) -> bool:
-    # This question is in process, too.
+def _is_understood(asked: asyncio.Future[Any]) -> bool:
     return (
-        page.in_process == 0
-        and accepted.outstanding() <= 1
-        and not any(_generators(list(pool._actors.values())))
+        not asked.cancelled()
+        and asked.exception() is None
+        and getattr(asked.result(), "result", None) is True
     )
 
 
-def _generators(actors: Iterable[Any]) -> Iterable[Any]:
-    return (getattr(each, "_generators", None) for each in actors)
+# -- the sub-pool's side -----------------------------------------------------------------------
+
+
+def turned_away(page: Page, pool: Any, message: Any) -> PoolUnavailable | None:
+    """The error for a request that comes while it drains; None: it is admitted all the same."""
+    uid = message.actor_ref.uid if message.message_type != MessageType.create_actor else None
+    if uid == NOBODY:  # a question of ours
+        return None
+    # What has begun may ask for more, and those who read its streams do.
+    has_begun = accepted.is_from_here() or _continues_stream(pool, uid, message)
+    if has_begun and not page.told().is_drained:
+        return None
+    return PoolUnavailable.turning_away(pool.external_address, message.message_id, _REASON)
+
+
+def _continues_stream(pool: Any, uid: Any, message: Any) -> bool:
+    kind, content = message.message_type, getattr(message, "content", None)
+    if kind in (MessageType.send, MessageType.tell):
+        return type(content) is tuple and content[:1] != () and content[0] in _OF_STREAMS
+    # Who has got a stream looks its actor up before the first item.
+    return kind == MessageType.actor_ref and _has_streams(pool._actors.get(uid))
+
+
+_telling: asyncio.Task[None] | None = None
+
+
+def begin(page: Page, pool: Any, message: Any) -> ResultMessage:
+    """Answer :data:`REQUEST`: from now on it is told when all has ended."""
+    global _telling
+    if _telling is None or _telling.done():
+        _telling = spawn(asyncio.get_running_loop(), _tell(page, pool))
+    return ResultMessage(message.message_id, True, protocol=message.protocol)
+
+
+async def _tell(page: Page, pool: Any) -> None:
+    since = time.monotonic()
+    begun, settling = page.begun, Settling()
+    while number := page.draining:
+        if page.begun != begun:  # something was admitted, and its answer has to arrive, too
+            begun, settling = page.begun, Settling()
+        if not page.in_process and settling.look() and not _streams(pool):
+            # Whoever has lost an answer is not to be told that nothing was executed.
+            lost = settling.lost or accepted.answer_lost() > since - STALE
+            page.tell(answer_lost=int(lost), drained=number)
+            return
+        await asyncio.sleep(STEP)
+
+
+def _streams(pool: Any) -> bool:
+    return any(map(_has_streams, list(pool._actors.values())))
+
+
+def _has_streams(actor: Any) -> bool:
+    return bool(getattr(actor, "_generators", None))

@@ -29,9 +29,9 @@ NAME = "xoscar-idle-page"
 SLOTS = 256
 """Requests in process of which more is told than that they are there."""
 
-_MAGIC = b"xoscar 2"
+_MAGIC = b"xoscar 3"
 _HEAD = struct.Struct("8sQ")  # the magic, the process id
-_TOLD = struct.Struct("ddddQQQIdII")  # in the order of Told
+_TOLD = struct.Struct("ddddQQQIdIII")  # in the order of Told
 _TOLD_AT = 16
 _FAULT_AT, _DOING_AT, _SLOTS_AT = 512, 1024, 16 * 1024
 _SLOT = struct.Struct("d119p")
@@ -42,6 +42,9 @@ SIZE = _SLOTS_AT + SLOTS * _SLOT_SIZE
 
 LONGEST_STACKS = 64 * 1024
 """Bytes of stacks that are read, the newest."""
+
+LAST_DRAIN = 255
+"""After that the numbers of drains begin again with 1: they have one byte."""
 
 AVAILABLE = os.name == "posix"
 """Whether a child can be given a descriptor."""
@@ -69,9 +72,16 @@ class Told:
     created: float = 0.0
     """When an actor was created last. 0: none has been."""
     drained: int = 0
-    """Whether all that it has executed is with those who asked, and nothing more is executed."""
+    """The number of the drain that is complete. 0: none has been."""
+    answer_lost: int = 0
+    """Whether an answer may have been lost with its connection when that was told."""
     draining: int = 0
-    """Whether it is to execute nothing more. The one thing here that the main pool writes."""
+    """The number of the drain: it is to begin nothing more. 0: it may. The main pool writes it."""
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether all that was begun has ended, and nothing more is begun."""
+        return 0 < self.draining == self.drained
 
 
 @dataclass(frozen=True)
@@ -191,9 +201,17 @@ class Page:
         _write_text(self._map, _DOING_AT, _SLOTS_AT, text)
 
     @property
-    def draining(self) -> bool:
-        """Whether nothing more is to be executed."""
-        return self._map[_DRAINING_AT] != 0
+    def draining(self) -> int:
+        """As in :class:`Told`; looked at for each request."""
+        return self._map[_DRAINING_AT]
+
+    def drain(self) -> int:
+        """Say that nothing more is to be begun; the number of that drain."""
+        told = self.told()
+        if told.draining:
+            return told.draining
+        self.tell(draining=(number := told.drained % LAST_DRAIN + 1))
+        return number
 
     def begin(self, now: float, actor: bytes, method: str) -> int:
         """A request is in process; what :meth:`end` is to be given for it."""

@@ -63,8 +63,11 @@ class Subpool:
         """Who asked for its end."""
         self.killed = ""
         """Why it has been killed; empty: not by us."""
+        self.is_being_killed = False
         self.drained = False
         """Whether all that it has executed is with those who asked, and it executes no more."""
+        self.drain_is_over = False
+        """Whether it has had its time to finish what it had begun, and has not."""
         self._last_stacks = ""
         self.death = Death()
         self._memory, self._memory_at = Memory.of(self.pid), time.monotonic()
@@ -221,6 +224,11 @@ class Subpool:
             no_progress=now - max(told.progress, awake) if told.progress else None,
             fault=page.fault(),
         )
+
+    def in_process(self) -> int:
+        """How many requests it has in process, as far as that was told."""
+        page = self.page
+        return 0 if page is None or page.writer() is None else page.told().in_process
 
     def created_last(self) -> float:
         """When an actor was created there last, in monotonic time; 0: unknown, or none was."""

@@ -123,7 +123,9 @@ class Witness:
                 f"Remote server {address} closed: its process, {record.pid}, has ended: "
                 f"{told['requested']}"
             )
-            closed.unexecuted = bool(told.get("unexecuted"))
+            # Of other transports nobody knows what has arrived.
+            is_socket = isinstance(client.client, (SocketClient, UnixSocketClient))
+            closed.unexecuted = is_socket and bool(told.get("unexecuted"))
             return closed  # type: ignore[no-any-return]
         except (KeyError, TypeError, ValueError) as error:  # of another version of us
             logger.debug("the end of pool %s cannot be told: %r", address, error)
