@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from .. import config
+from ..periodic import spawn
 from . import draining, subpool
 from .subpool import Subpool
 
@@ -26,6 +27,9 @@ STOP_TIMEOUT = 2.0
 
 STACKS = 1.0
 """Seconds that a process has to write its stacks before it is killed."""
+
+CHILDREN = 1.0
+"""Seconds that what it has started has to end after it, as helpers do that tidy up."""
 
 _LOOK_EVERY = 0.02
 
@@ -50,19 +54,22 @@ async def kill(found: Subpool, why: str) -> None:
     why
         What callers and its record tell.
     """
-    if found.killed or found.death.told:
+    if found.is_being_killed or found.death.told:
         return
-    found.killed = why
-    children = _children(found.pid)
+    found.is_being_killed = True
+    children = Children(found.pid)
     found.ask_stacks()
     until = time.monotonic() + STACKS
     while found.asked_stacks and not found.doing() and time.monotonic() < until:  # noqa: ASYNC110
         await asyncio.sleep(_LOOK_EVERY)
-    found.keep_stacks()
-    if not found.death.told:
+    if not found.death.told and not found.is_ending():  # else it is what it has died of
+        found.keep_stacks()
+        found.killed = why
+        children.look()
+        # First: it could start others in their place.
         with contextlib.suppress(ProcessLookupError):
             found.process.kill()
-    _kill(children)
+    await children.end()
 
 
 def stopped(original: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Any]:
@@ -72,41 +79,95 @@ def stopped(original: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...,
     async def stop_sub_pool(
         self: Any, address: str, process: Any, timeout: float | None = None, force: bool = False
     ) -> None:
+        stop = functools.partial(original, self, address, process, timeout=timeout, force=force)
         found = subpool.of_any(process)
         if found is None:
-            return await original(self, address, process, timeout=timeout, force=force)
+            await stop()
+            return
         found.requested = found.requested or "it was stopped by its main pool"
         if config.current().supervise != "act":
-            return await original(self, address, process, timeout=timeout, force=force)
-        children = _children(found.pid)
+            await stop()
+            return
+        children = Children(found.pid)
         try:
-            if not force and not found.drained:
-                patience = STOP_TIMEOUT if timeout is None else timeout
-                await draining.drain(self, address, found, patience)
-            return await original(self, address, process, timeout=timeout, force=force)
-        finally:
-            if not _lives(found):
-                _kill(children)
+            if not force:
+                await _drain(self, address, found, STOP_TIMEOUT if timeout is None else timeout)
+        except asyncio.CancelledError:
+            # Whoever has not waited for it wants it to end all the same.
+            _keep(spawn(asyncio.get_running_loop(), _stop(stop, found, children)))
+            raise
+        await _stop(stop, found, children)
 
     return stop_sub_pool
 
 
-def _lives(found: Subpool) -> bool:
-    return not (found.death.told or found.has_ended() or found.is_ending())
+async def _drain(pool: Any, address: str, found: Subpool, seconds: float) -> None:
+    if found.drain_is_over:  # somebody has been patient before
+        return
+    if not await draining.drain(pool, address, found, seconds) and not found.drain_is_over:
+        found.drain_is_over = True
+        if left := found.in_process():
+            many = "" if left == 1 else "s"
+            found.requested += f", with {left} request{many} in process after {seconds:g} s"
 
 
-def _children(pid: int) -> list[psutil.Process]:
-    """All that a process has started, and they; psutil knows them from others of that number."""
+async def _stop(
+    stop: Callable[[], Coroutine[Any, Any, None]], found: Subpool, children: Children
+) -> None:
     try:
-        found: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
-        return found
-    except psutil.Error:
-        return []
+        await stop()
+    finally:
+        if found.death.told or found.has_ended() or found.is_ending():
+            await children.end()
+        else:
+            draining.admit(found)
 
 
-def _kill(processes: list[psutil.Process]) -> None:
-    """Kill those that still live: nobody else would end them."""
-    for each in processes:
+_tasks: set[asyncio.Task[None]] = set()  # a loop holds its tasks weakly
+
+
+def _keep(task: asyncio.Task[None]) -> None:
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+
+
+class Children:
+    """All that a process has started, and they, as far as they were there when it was looked.
+
+    psutil knows them from others that get their numbers.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._parent = pid
+        self._found: dict[int, psutil.Process] = {}
+        self.look()
+
+    def look(self) -> None:
+        """See who has come since."""
+        self._add(self._parent)
+
+    def _add(self, parent: int) -> None:
         with contextlib.suppress(psutil.Error):
-            logger.debug("kill process %d, which a sub-pool has left", each.pid)
-            each.kill()
+            for each in psutil.Process(parent).children(recursive=True):
+                self._found.setdefault(each.pid, each)
+
+    async def end(self) -> None:
+        """The parent has ended: kill those that do not follow it by themselves."""
+        until = time.monotonic() + CHILDREN
+        while (living := self._living()) and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_EVERY)
+        for each in living:
+            self._add(each.pid)  # what has come meanwhile, while it is known whose it is
+        for each in self._living():
+            with contextlib.suppress(psutil.Error):
+                logger.debug("kill process %d, which a sub-pool has left", each.pid)
+                each.kill()
+
+    def _living(self) -> list[psutil.Process]:
+        return [each for each in self._found.values() if _lives(each)]
+
+
+def _lives(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False

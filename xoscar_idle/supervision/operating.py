@@ -194,6 +194,7 @@ class Operator:
         assert found is not None
         pool, patience = self._keeper.pool(), DRAIN if order.drain is None else order.drain
         drained = await draining.drain(pool, lineage.address, found, patience)
+        found.drain_is_over = not drained
         await ending.end(pool, lineage.address, found, why)
         await found.death.wait(ending.BOUND)
         if not found.death.told:
