@@ -49,8 +49,8 @@ REQUESTS = (
 )
 """What is turned away; control messages, cancellations and copies are not."""
 
-_OF_STREAMS = ("__xoscar_next__", "__xoscar_destroy_generator__")
-"""Methods by which xoscar goes on with a stream that has begun."""
+_NEXT, _DESTROY = "__xoscar_next__", "__xoscar_destroy_generator__"
+"""Methods by which xoscar goes on with a stream, and lets go of one that may have ended."""
 
 _REASON = "it is about to be stopped, and has not executed this"
 
@@ -113,21 +113,26 @@ def _is_understood(asked: asyncio.Future[Any]) -> bool:
 def turned_away(page: Page, pool: Any, message: Any) -> PoolUnavailable | None:
     """The error for a request that comes while it drains; None: it is admitted all the same."""
     uid = message.actor_ref.uid if message.message_type != MessageType.create_actor else None
-    if uid == NOBODY:  # a question of ours
+    # A question of ours; or nothing, of which xoscar makes its caller's loop wait for the answer.
+    if uid == NOBODY or (method := _method(message)) == _DESTROY:
         return None
-    # What has begun may ask for more, and those who read its streams do.
-    has_begun = accepted.is_from_here() or _continues_stream(pool, uid, message)
+    # What has begun may ask for more, and those who read its streams do; they look up the actor
+    # before the first item.
+    has_begun = (
+        accepted.is_from_here()
+        or method == _NEXT
+        or (message.message_type == MessageType.actor_ref and _has_streams(pool._actors.get(uid)))
+    )
     if has_begun and not page.told().is_drained:
         return None
     return PoolUnavailable.turning_away(pool.external_address, message.message_id, _REASON)
 
 
-def _continues_stream(pool: Any, uid: Any, message: Any) -> bool:
-    kind, content = message.message_type, getattr(message, "content", None)
-    if kind in (MessageType.send, MessageType.tell):
-        return type(content) is tuple and content[:1] != () and content[0] in _OF_STREAMS
-    # Who has got a stream looks its actor up before the first item.
-    return kind == MessageType.actor_ref and _has_streams(pool._actors.get(uid))
+def _method(message: Any) -> Any:
+    if message.message_type not in (MessageType.send, MessageType.tell):
+        return None
+    content = message.content
+    return content[0] if type(content) is tuple and content else None
 
 
 _telling: asyncio.Task[None] | None = None
