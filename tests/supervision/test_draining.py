@@ -155,7 +155,8 @@ async def test_an_answer_is_waited_for(kind: str) -> None:
         (address,) = sub_pools(pool)
         await busy(address)
         found, size = of(pool, address), 64 << 20
-        assert (page := found.page) is not None
+        page = found.page
+        assert page is not None
         index = pool._config.get_process_index(address)
         internal = pool._config.get_pool_config(index)["internal_address"]
         client: Any = (
