@@ -158,7 +158,7 @@ class Children:
             await asyncio.sleep(_LOOK_EVERY)
         for each in living:
             self._add(each.pid)  # what has come meanwhile, while it is known whose it is
-        for each in self._living():
+        for each in self._living():  # parents first, as above
             with contextlib.suppress(psutil.Error):
                 logger.debug("kill process %d, which a sub-pool has left", each.pid)
                 each.kill()
