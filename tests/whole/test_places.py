@@ -50,6 +50,10 @@ KNOWN = {
     "xoscar.backends.core:ActorCallerThreadLocal._listen_client": ("f76ca49a9c79",),
     "xoscar.backends.communication.socket:SocketChannel.recv": ("1fb41d637c01", "37fe876f4db2"),
     "xoscar.backends.core:ActorCallerThreadLocal": ("f74195ec9df3",),
+    "xoscar.backends.communication.dummy:DummyServer.on_connected": ("a3595d732f16",),
+    "xoscar.api:AsyncActorMixin.__xoscar_next__": ("8b824c6c75c7",),
+    "xoscar.api:AsyncActorMixin.__xoscar_destroy_generator__": ("c0fb70887861",),
+    "xoscar.api:IteratorWrapper.__anext__": ("510017e22ac8",),
 }
 """Digests of the code in xoscar 0.11.0 to 0.12.2, the oldest first."""
 

@@ -166,5 +166,6 @@ RELIED_ON: dict[str, tuple[str, ...] | None] = {
     f"{_SERVER}.channel_class": None,
     "xoscar.backends.communication.dummy:DummyChannel._closed": None,
     "xoscar.backends.communication.dummy:DummyClient._task": None,
+    "xoscar.backends.communication.dummy:DummyServer.on_connected": ("self", "args", "kwargs"),
 }
 """What is used of xoscar without being replaced, with the parameters of what is a function."""

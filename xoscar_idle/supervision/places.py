@@ -115,5 +115,8 @@ RELIED_ON: dict[str, tuple[str, ...] | None] = {
     f"{_MAIN_POOL}.process_sub_pool_lost": ("self", "address"),
     f"{_SUB_POOL}._main_address": None,
     "xoscar.backends.message:_AsCauseBase": None,
+    "xoscar.api:AsyncActorMixin.__xoscar_next__": ("self", "generator_uid"),
+    "xoscar.api:AsyncActorMixin.__xoscar_destroy_generator__": ("self", "generator_uid"),
+    "xoscar.api:IteratorWrapper.__anext__": ("self",),
 }
 """What is used of xoscar without being replaced, with the parameters of what is a function."""
