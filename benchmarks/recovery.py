@@ -10,7 +10,7 @@ import signal
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,14 +113,20 @@ def _fleet(side: str, n: int, settings: dict[str, str], callers: int = 0) -> Ite
 # -- what dies whenever it is started --------------------------------------------------------------
 
 
-def _flapping(result: Result, seconds: float, cooldown: float, limit: str = "3/60") -> None:
+def _flapping(
+    result: Result,
+    seconds: float,
+    cooldown: float,
+    limit: str = "3/60",
+    sides: Sequence[str] = (STOCK, ACTING),
+) -> None:
     table = result.table(
         f"A sub-pool that exits while it starts, {seconds:g} s long, and is then repaired",
         "", "starts", "processor seconds of these", "degraded after, s",
         "starts per try after that", "first answer after the repair, s",
     )  # fmt: skip
     settings = {"XOSCAR_RESTART_LIMIT": limit, "XOSCAR_RESTART_COOLDOWN": f"{cooldown:g}"}
-    for side in (STOCK, ACTING):
+    for side in sides:
         progress(f"recovery: flapping, {side}")
         with _fleet(side, 1, settings) as fleet:
             (address,), host = fleet.addresses, fleet.host
@@ -222,10 +228,15 @@ def _accounts(
     result.data[title] = {side: vars(each) for side, each in accounts.items()}
 
 
-def _rolling(result: Result, n: int, callers: int) -> None:
+def _rolling(
+    result: Result,
+    n: int,
+    callers: int,
+    sides: Sequence[str] = (TERMINATED, STOPPED, AGAIN, UNSENT),
+) -> None:
     accounts: dict[str, Account] = {}
     took: dict[str, float] = {}
-    for side in (TERMINATED, STOPPED, AGAIN, UNSENT):
+    for side in sides:
         progress(f"recovery: rolling restart, {side}")
         with _fleet(side, n, HOLDING, callers=2) as fleet:
             fleet.call(callers, again=side == AGAIN)
@@ -256,10 +267,17 @@ def _rolling(result: Result, n: int, callers: int) -> None:
     ]
 
 
-def _chaos(result: Result, n: int, callers: int, kills: int, every: float) -> None:
+def _chaos(
+    result: Result,
+    n: int,
+    callers: int,
+    kills: int,
+    every: float,
+    sides: Sequence[str] = (STOCK, UNSENT, RETRIED),
+) -> None:
     accounts: dict[str, Account] = {}
-    retries = {STOCK: "unsent", UNSENT: "unsent", RETRIED: "*"}
-    for side, retry in retries.items():
+    for side in sides:
+        retry = "*" if side == RETRIED else "unsent"
         settings = HOLDING | {"XOSCAR_RETRY": retry, "XOSCAR_RESTART_LIMIT": "off"}
         progress(f"recovery: chaos, {side}")
         with _fleet(side, n, settings, callers=2) as fleet:
@@ -316,8 +334,7 @@ def _living(fleet: Fleet, chance: random.Random) -> str:
 PHASES = ("detection", "decision", "start", "all, to the first answer")
 
 
-def _recoveries(result: Result, rounds: int) -> None:
-    sides = (STOCK, ACTING)
+def _recoveries(result: Result, rounds: int, sides: Sequence[str] = (STOCK, ACTING)) -> None:
     took: dict[str, dict[str, list[float]]] = {s: {p: [] for p in PHASES} for s in sides}
     second: dict[str, list[float]] = {side: [] for side in sides}
     chance = random.Random(1)
