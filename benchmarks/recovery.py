@@ -310,10 +310,12 @@ def _kill_at_random(fleet: Fleet, kills: int, every: float) -> list[tuple[float,
         if number % 30 == 0:
             progress(f"recovery: kill {number} of {kills}")
         time.sleep(max(0.0, began + every * (number + 1) - time.monotonic()))
-        address = _living(fleet, chance)
-        fleet.forget(address)
-        _, when = fleet.kill(address)
-        done.append((when - began, address))
+        while len(done) == number:
+            address = _living(fleet, chance)
+            fleet.forget(address)
+            with contextlib.suppress(ProcessLookupError):  # it was about to end
+                _, when = fleet.kill(address)
+                done.append((when - began, address))
     return done
 
 
