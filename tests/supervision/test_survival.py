@@ -187,6 +187,32 @@ async def test_the_recovery_does_not_wait_for_itself() -> None:
         assert [type(each) for each in errors] == [PoolUnavailable]
 
 
+async def test_actors_do_not_wait_for_what_waits_for_them() -> None:
+    """Two die at once; the actor of the first calls the second when it is created."""
+    async with crashing.pool(2) as pool:
+        first, second = sub_pools(pool)
+        await xo.create_actor(Dependent, second, uid="dependent", address=first)
+        pids = [await (await victim(each)).pid() for each in (first, second)]
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        refs = [await revived(each) for each in (second, first)]
+        assert not {await each.pid() for each in refs} & {*pids}
+        await eventually_here(lambda: {p.state for p in xoscar_idle.pools()} == {"healthy"})
+        dependent = await xo.actor_ref(uid="dependent", address=first)
+        assert await bounded(dependent.pid()) == await refs[1].pid()
+
+
+class Dependent(Victim):
+    """Needs another one from the beginning."""
+
+    def __init__(self, needed: str) -> None:
+        super().__init__()
+        self._needed = needed
+
+    async def __post_create__(self) -> None:
+        await (await victim(self._needed)).pid()
+
+
 async def test_cancelling_a_call_that_waits() -> None:
     async with crashing.pool(1) as pool:
         (address,) = sub_pools(pool)

@@ -43,9 +43,13 @@ LONGEST_WAIT = 2.0
 """Seconds for which a question is kept without an answer: who asks may have gone meanwhile."""
 
 
-def until_recovered(address: str, seconds: float, held: int) -> str:
+NO_POOL = "-"
+"""Who asks, if that is no sub-pool."""
+
+
+def until_recovered(address: str, seconds: float, held: int, asker: str = NO_POOL) -> str:
     """The question where a pool can be reached, asked for so many calls that wait for it."""
-    return f"{PREFIX}recovered {seconds:.3f} {held} {address}"
+    return f"{PREFIX}recovered {seconds:.3f} {held} {asker} {address}"
 
 
 def apply(order: Order) -> str:
@@ -81,8 +85,8 @@ async def answer(question: str) -> Any:
         seconds, _, address = rest.partition(" ")
         return await end(address, float(seconds), PATIENCE)
     if verb == "recovered":
-        seconds, held, address = rest.split(" ", 2)
-        return await recovered(address, min(float(seconds), LONGEST_WAIT), int(held))
+        seconds, held, asker, address = rest.split(" ", 3)
+        return await recovered(address, min(float(seconds), LONGEST_WAIT), int(held), asker)
     return steered(question)
 
 
@@ -104,14 +108,16 @@ async def end(address: str, open_for: float, patience: float) -> dict[str, Any] 
     return {"requested": ended.requested, "record": record, "unexecuted": ended.drained}
 
 
-async def recovered(address: str, seconds: float, held: int) -> dict[str, Any] | None:
+async def recovered(
+    address: str, seconds: float, held: int, asker: str = NO_POOL
+) -> dict[str, Any] | None:
     """Where a pool can be reached: ``address``, or ``waiting`` where it is still to be waited for.
 
     None: nowhere.
     """
     if (found := supervisor.of(address)) is None:
         return None
-    waiting = found.on_its_loop(partial(found.recovered, address, seconds, held))
+    waiting = found.on_its_loop(partial(found.recovered, address, seconds, held, asker))
     try:
         there = await waiting
     except asyncio.TimeoutError:

@@ -104,6 +104,14 @@ class Recovery:
         lineage = _recovering.get()
         return lineage if lineage is self.at_work else None
 
+    def is_held_up_by(self, asker: str, lineage: Lineage) -> bool:
+        """Whether it is not recovered before the sub-pool at that address has been.
+
+        Actors that are being created there would wait for what waits for them.
+        """
+        work = self.at_work
+        return work is not None and work is not lineage and work.address == asker
+
     # -- failures --------------------------------------------------------------------------------
 
     def lost(self, lineage: Lineage) -> None:

@@ -193,7 +193,7 @@ class Supervisor:
             await pool.start_monitor()
 
     async def recovered(
-        self, address: str, timeout: float | None = None, held: int = 0
+        self, address: str, timeout: float | None = None, held: int = 0, asker: str = ""
     ) -> str | None:
         """Wait until the sub-pool at ``address`` can be used; where, or None: nowhere.
 
@@ -203,9 +203,13 @@ class Supervisor:
             Seconds for which to wait; then it raises ``asyncio.TimeoutError``. None: no limit.
         held
             How many calls wait for it where that is asked.
+        asker
+            The address of the sub-pool that asks, if one does.
         """
         lineage = self.lineage_of(address)
         if lineage is None or lineage.subpool is None:
+            return None
+        if self.recovery.is_held_up_by(asker, lineage):
             return None
         if not lineage.restarting:
             # One that has just hung up on whoever asks may not have ended yet.

@@ -168,7 +168,7 @@ class Witness:
         if known is None:
             return None
         name, main = known
-        question = answers.until_recovered(name, patience, held)
+        question = answers.until_recovered(name, patience, held, _own_name_for(main))
         try:
             told = await asyncio.wait_for(_asked(main, question), patience + PATIENCE)
         except asyncio.TimeoutError:
@@ -257,6 +257,14 @@ def follow(original: Callable[..., None]) -> Callable[..., None]:
         _own.add(self)
 
     return init
+
+
+def _own_name_for(main: str) -> str:
+    """The address of the sub-pool of this process that belongs to that main pool."""
+    for pool in list(_own):
+        if pool._main_address == main:
+            return str(pool.external_address)
+    return answers.NO_POOL
 
 
 def _main_of_siblings(address: str) -> str | None:
