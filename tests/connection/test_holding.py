@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import threading
+import weakref
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -419,6 +423,7 @@ def test_the_recovery_itself_does_not_wait(holds: Any) -> None:
 def test_bounds(holds: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
     async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
         size = holding._size(send())
+        assert size is not None
         monkeypatch.setattr(holding, "bounds", Bounds(calls=3, size=2 * size + size // 2))
         waiting = [await begin(caller, network, send()) for _ in range(2)]
         network.failure = REFUSED
@@ -434,12 +439,12 @@ def test_bounds(holds: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> Non
 
 
 def test_a_message_is_as_large_as_what_it_carries() -> None:
-    small, large = (
-        send(),
-        SendMessage(new_message_id(), create_actor_ref("a:1", b"x"), ("m", 0, (b"x" * 10**6,), {})),
-    )
-    assert 0 < holding._size(small) < 1000
-    assert 10**6 < holding._size(large) < 1.1 * 10**6
+    ref = create_actor_ref("a:1", b"x")
+    for carried in (0, 10**6):
+        message = SendMessage(new_message_id(), ref, ("m", 0, (b"x" * carried,), {}))
+        size = holding._size(message)
+        assert size is not None
+        assert carried < size < carried * 1.1 + 1000
 
 
 EXECUTED, UNEXECUTED = (Failure(EOFError(), "a:1", executed) for executed in (True, False))
@@ -475,5 +480,342 @@ def test_a_create_goes_to_no_other_pool(holds: Any) -> None:
         recoveries.tell("b:2")
         with pytest.raises(ConnectionRefusedError):
             await future
+
+    holds(test)
+
+
+# -- orders of events that lose, hang or repeat calls --------------------------------------------
+
+
+def test_a_deadline_leaves_a_connection_that_answers(holds: Any) -> None:
+    """One that has shown signs of life since the call was sent serves the next call, too."""
+
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        with deadline(5):
+            late = await caller.call(network, "a:1", send(), wait=False)
+        await answered(caller, network)
+        with pytest.raises(CallTimeout):
+            await late
+        await answered(caller, network)
+        assert network.dials == 1
+
+    holds(test)
+
+
+async def answered(caller: ActorCaller, network: Network) -> None:
+    future = await caller.call(network, "a:1", sent := send(), wait=False)
+    network.opened[-1].reply(sent)
+    await future
+
+
+def test_a_deadline_cancels_where_the_call_is_by_now(holds: Any) -> None:
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        network.failure = REFUSED
+        with deadline(5):
+            future = await caller.call(network, "a:1", sent := send(), wait=False)
+        network.failure = None
+        await settle()
+        recoveries.tell("b:2")
+        await settle()
+        (connection,) = network.opened
+        connection.reply(connection.sent[0], True)
+        with pytest.raises(CallTimeout):
+            await future
+        await settle()
+        fresh = network.opened[-1]
+        assert fresh.dest_address == "b:2", "nothing had come since it was sent there"
+        (cancel,) = fresh.sent
+        assert isinstance(cancel, CancelMessage)
+        assert cancel.cancel_message_id == sent.message_id
+
+    holds(test)
+
+
+def test_nothing_is_cancelled_of_what_waits_at_its_deadline(holds: Any) -> None:
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        network.failure = REFUSED
+        with deadline(5), pytest.raises(ConnectionRefusedError):
+            await caller.call(network, "a:1", send())
+        await settle()
+        assert network.dials == 1
+
+    holds(test)
+
+
+def test_what_nobody_wants_any_more_is_not_executed_again(holds: Any) -> None:
+    """Its pool dies before it answers the request to cancel it."""
+
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        future = await caller.call(network, "a:1", sent := send(), wait=False)
+        cancel = CancelMessage(new_message_id(), "a:1", sent.message_id)
+        answering = await caller.call(network, "a:1", cancel, wait=False)
+        network.opened[0].hang_up()
+        for each in (future, answering):
+            with pytest.raises(ServerClosed):
+                await each
+        assert not recoveries.asked
+
+    holds(test)
+
+
+def test_a_pool_that_dies_just_at_the_deadline(holds: Any) -> None:
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        with deadline(5):
+            future = await caller.call(network, "a:1", sent := send(), wait=False)
+        (client,) = caller.connections()
+        lost = partial(client._fail, client._requests[sent.message_id], ServerClosed("lost"))
+        caller.loop.call_at(caller.loop.time() + 5 - 5e-10, lost)  # in the same turn of the loop
+        await asyncio.sleep(6)
+        assert future.done()
+        assert not recoveries.asked
+
+    holds(test)
+
+
+def test_what_is_being_written_again_may_be_executed(holds: Any) -> None:
+    """So its deadline is missed, and it is cancelled there."""
+
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        network.failure = REFUSED
+        with deadline(5):
+            future = await caller.call(network, "a:1", sent := send(), wait=False)
+        network.failure = None
+        await answered(caller, network)
+        (connection,) = network.opened
+        connection.sending.clear()
+        recoveries.tell("a:1")
+        with pytest.raises(CallTimeout):
+            await future
+        connection.sending.set()
+        await settle()
+        cancels = [e for c in network.opened for e in c.sent if isinstance(e, CancelMessage)]
+        assert [each.cancel_message_id for each in cancels] == [sent.message_id]
+
+    holds(test)
+
+
+def test_a_request_to_cancel_what_is_being_written_again(holds: Any) -> None:
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        future = await begin(caller, network, sent := send())
+        await answered(caller, network)
+        (connection,) = network.opened
+        connection.sending.clear()
+        recoveries.tell("a:1")
+        await settle()
+        cancel = CancelMessage(new_message_id(), "a:1", sent.message_id)
+        cancelling = asyncio.ensure_future(caller.call(network, "a:1", cancel))
+        await settle()
+        connection.sending.set()
+        await settle()
+        assert connection.sent[-2:] == [sent, cancel], "the pool is told"
+        connection.reply(cancel, True)
+        connection.reply(sent, None)
+        await future
+        await cancelling
+
+    holds(test)
+
+
+def test_an_answer_does_not_outlive_its_caller(holds: Any) -> None:
+    """Nobody waits for the garbage collector."""
+
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        answers: weakref.WeakSet[Any] = weakref.WeakSet()
+        arguments: weakref.WeakSet[Any] = weakref.WeakSet()
+        gc.collect()
+        gc.disable()
+        try:
+            for refused in (False, True):
+                arguments.add(argument := Something())
+                sent = SendMessage(
+                    new_message_id(), create_actor_ref("a:1", b"uid"), ("work", 0, (argument,), {})
+                )
+                network.failure = REFUSED if refused else None
+                future = await caller.call(network, "a:1", sent, wait=False)
+                network.failure = None
+                if refused:
+                    await settle()
+                    recoveries.tell("a:1")
+                    await settle()
+                network.opened[0].reply(sent, answer := Something())
+                answers.add(answer)
+                await future
+                network.opened[0].sent.clear()
+                del sent, argument, answer, future
+                await settle()
+                assert not answers
+                assert not arguments
+        finally:
+            gc.enable()
+
+    holds(test)
+
+
+class Something:
+    pass
+
+
+def test_who_comes_later_has_time_of_their_own(holds: Any) -> None:
+    """Clocks differ by a moment: uvloop's has milliseconds."""
+
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        own = recoveries.recovered
+
+        async def recovered(address: str, timeout: float, held: Callable[[], int]) -> str | None:
+            return await own(address, timeout - 0.002, held)
+
+        recoveries.recovered = recovered  # type: ignore[method-assign]
+        first = await begin(caller, network, send())
+        await asyncio.sleep(30)
+        second = await begin(caller, network, send())
+        await asyncio.sleep(31)
+        assert first.done()
+        assert not second.done()
+        recoveries.tell("a:1")
+        await settle()
+        network.opened[0].reply(network.opened[0].sent[0], 1)
+        assert (await second).result == 1
+        with pytest.raises(ConnectionRefusedError):
+            await first
+
+    holds(test)
+
+
+@pytest.mark.parametrize("how", ["lost", "turned away"])
+def test_the_question_for_the_actor_fails(holds: Any, how: str) -> None:
+    """The call itself has not been executed: it waits for the next one."""
+
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        future = await begin(caller, network, send("once"))
+        recoveries.tell("b:2")
+        await settle()
+        connection = network.opened[-1]
+        if how == "lost":
+            connection.hang_up()
+        else:
+            error: Any = ConnectionRefusedError("it is being restarted")
+            error.address, error.turned_away = "b:2", connection.sent[0].message_id
+            connection.incoming.put_nowait(ErrorMessage(connection.sent[0].message_id, error=error))
+        await settle()
+        assert [address for address, *_ in recoveries.asked] == ["a:1", "a:1"]
+        recoveries.tell("c:3")
+        await asyncio.sleep(1)
+        connection = network.opened[-1]
+        connection.reply(connection.sent[0], True)
+        await settle()
+        connection.reply(connection.sent[1], 3)
+        assert (await future).result == 3
+
+    holds(test)
+
+
+def test_what_waits_when_its_loop_is_closed_takes_no_room(holds: Any) -> None:
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        future = await begin(caller, network, send())
+        caller.sever("loop")
+        assert not holding.bounds.by_pool(), "whether the loop runs on or not"
+        await settle()
+        with pytest.raises(ConnectionRefusedError):
+            await future
+
+    holds(test)
+
+
+@pytest.mark.parametrize("when", ["connecting", "waiting", "in flight"])
+def test_nothing_waits_any_more_when_all_is_put_back(holds: Any, when: str) -> None:
+    """xoscar's own code would not know how to cancel it."""
+
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        if when == "waiting":
+            future = await begin(caller, network, send())
+            caller.retire("stop")
+        elif when == "in flight":
+            future = await caller.call(network, "a:1", send(), wait=False)
+            caller.retire("stop")
+            network.opened[0].hang_up()
+        else:
+            network.dialing.clear()
+            future = asyncio.ensure_future(caller.call(network, "a:1", send()))
+            await settle()
+            caller.close("stop")
+        await settle()
+        assert future.done()
+        with pytest.raises((ConnectionRefusedError, ServerClosed)):
+            await future
+        caller.resume()
+        recoveries.asked.clear()
+        network.dialing.set()
+        future = await begin(caller, network, send())
+        assert recoveries.asked
+        recoveries.tell(None)
+        with pytest.raises(ConnectionRefusedError):
+            await future
+
+    holds(test)
+
+
+def test_what_cannot_be_measured_does_not_wait(holds: Any) -> None:
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        ref = create_actor_ref("a:1", b"uid")
+        sent = SendMessage(new_message_id(), ref, ("work", 0, (threading.Lock(),), {}))
+        network.failure = REFUSED
+        with pytest.raises(ConnectionRefusedError):
+            await caller.call(network, "a:1", sent)
+        network.failure = None
+        future = await caller.call(network, "a:1", sent, wait=False)
+        network.opened[0].hang_up()
+        with pytest.raises(ServerClosed):
+            await asyncio.wait_for(future, 1)
+
+    holds(test)
+
+
+def test_only_the_time_in_which_it_waits_counts(holds: Any) -> None:
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        future = await begin(caller, network, sent := send("once"))
+        await asyncio.sleep(40)
+        recoveries.tell("a:1")
+        await asyncio.sleep(100)  # in the queue of a pool that is busy
+        error: Any = ConnectionRefusedError("it is being restarted")
+        error.address, error.turned_away = "a:1", sent.message_id
+        network.opened[0].incoming.put_nowait(ErrorMessage(sent.message_id, error=error))
+        await asyncio.sleep(19)
+        assert not future.done()
+        await asyncio.sleep(2)
+        with pytest.raises(ConnectionRefusedError):
+            await future
+
+    holds(test)
+
+
+def test_a_pool_that_listens_on_all_addresses(holds: Any) -> None:
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        future = await caller.call(network, "a:1", sent := send("once"), wait=False)
+        error: Any = ConnectionRefusedError("it is being restarted")
+        error.address, error.turned_away = "0.0.0.0:1", sent.message_id
+        network.opened[0].incoming.put_nowait(ErrorMessage(sent.message_id, error=error))
+        await settle()
+        assert recoveries.asked == [("a:1", 60, 1)], "as it is called"
+        recoveries.tell(None)
+        with pytest.raises(ConnectionRefusedError):
+            await future
+
+    holds(test)
+
+
+def test_waiting_is_switched_off_meanwhile(holds: Any) -> None:
+    """What waits already can be cancelled as before, and comes to its end."""
+
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        futures = [await begin(caller, network, sent := send()) for _ in range(2)]
+        config.use(config.current().changed(recovery_timeout=0))
+        cancel = CancelMessage(new_message_id(), "a:1", sent.message_id)
+        assert (await caller.call(network, "a:1", cancel)).result is True
+        assert futures[1].cancelled()
+        recoveries.tell("a:1")
+        await settle()
+        network.opened[0].hang_up()
+        with pytest.raises(ServerClosed):
+            await futures[0]
 
     holds(test)

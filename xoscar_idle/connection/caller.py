@@ -123,15 +123,14 @@ class ActorCaller(Periodic):
         """
         limit = limit_of(message)
         sending = None
-        if config.current().recovery_timeout or self._holding.is_busy:
-            if message.message_type == MessageType.cancel:
-                known, moved = self._holding.cancel(message)
-                if known is not None:
-                    return _known(known, self.loop, wait)
-                dest_address = moved or dest_address
-            elif holding.is_on(message):
-                send = partial(self._send_to, router, proxy_addresses)
-                sending = self._holding.call(send, dest_address, message)
+        if message.message_type == MessageType.cancel:
+            known, moved = self._holding.cancel(message)
+            if known is not None:
+                return _known(known, self.loop, wait)
+            dest_address = moved or dest_address
+        elif config.current().recovery_timeout and holding.is_on(message):
+            send = partial(self._send_to, router, proxy_addresses)
+            sending = self._holding.call(send, dest_address, message)
         if limit is None:
             if sending is not None:
                 return _awaited(sending) if wait else sending
@@ -282,12 +281,15 @@ class ActorCaller(Periodic):
         """Let the other side stop working on ``message``, in the background."""
         if message.message_type in _NOT_CANCELLABLE:
             return
+        where = self._holding.whereabouts(message, address)
+        if where is None:
+            return
 
         async def cancel() -> None:
             clear_deadline()
             id_ = new_message_id()
-            request = CancelMessage(id_, address, message.message_id, protocol=DEFAULT_PROTOCOL)
-            calling = self.call(router, address, request, proxy_addresses=proxy_addresses)
+            request = CancelMessage(id_, where, message.message_id, protocol=DEFAULT_PROTOCOL)
+            calling = self.call(router, where, request, proxy_addresses=proxy_addresses)
             with contextlib.suppress(Exception):  # whoever waited has had its error
                 await asyncio.wait_for(calling, CANCEL_TIMEOUT)
 
@@ -312,12 +314,14 @@ class ActorCaller(Periodic):
     def retire(self, reason: str) -> None:
         """Close what is idle; what is in use, waited for, or opened from now on, after its use."""
         self._connects.retire(reason)
+        self._holding.retire()
         for client in list(self._clients.values()):
             client.retire(reason)
 
     def resume(self) -> None:
         """Keep again what is opened from now on."""
         self._connects.resume()
+        self._holding.resume()
 
     def sever(self, reason: str) -> None:
         """Close all connections at once; their loop is closed or may never run again.
@@ -331,6 +335,7 @@ class ActorCaller(Periodic):
         for task in tasks:
             task._log_destroy_pending = False
         self._connects.sever(self.loop)
+        self._holding.sever()
         clients = list(self._all.values())
         for client in clients:
             client.seat.leave()

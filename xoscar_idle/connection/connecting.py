@@ -86,7 +86,9 @@ class Connect:
         self.given_up = True
         self.task.cancel()
         name = routing.known_as(self.router, self.route)
-        self.fail(ServerClosed(f"Connecting to {name} was given up"))
+        error = ServerClosed(f"Connecting to {name} was given up")
+        error.closed_here = True
+        self.fail(error)
 
 
 class Connects:

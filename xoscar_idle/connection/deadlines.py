@@ -178,8 +178,8 @@ async def in_time(
     arrivals = reply.arrivals
 
     def expire() -> None:
+        cancel()  # first: it is to know where the call is
         reply.expire(limit.error(address, message), arrivals)
-        cancel()
 
     timer = loop.call_at(limit.at, expire)
     reply.add_done_callback(lambda _: timer.cancel())

@@ -15,7 +15,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from xoscar.backends.message import (
@@ -28,6 +28,7 @@ from xoscar.backends.message import (
 from xoscar.core import create_actor_ref
 from xoscar.errors import ServerClosed
 from xoscar.serialization import serialize
+from xoscar.utils import fix_all_zero_ip
 
 from .. import config, values
 from ..periodic import spawn
@@ -52,6 +53,10 @@ pool is said to be there, but cannot be reached from here."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 """Seconds before a call that had waited and failed again is sent once more; twice each time."""
+
+SAME_TIME = 0.05
+"""Seconds by which the clock of who is asked may differ: uvloop's has milliseconds, and stands
+still within a turn of the loop."""
 
 _HELD = (
     MessageType.send,
@@ -88,14 +93,14 @@ def failure_of(error: BaseException, address: str) -> Failure | None:
     return None
 
 
-def turned_away(message: Any, reply: Any) -> Failure | None:
-    """The failure where a reply says that the pool has not executed exactly this message."""
+def turned_away(message: Any, reply: Any, address: str) -> Failure | None:
+    """The failure where a reply from ``address`` says that exactly this was not executed."""
     if not isinstance(reply, ErrorMessage):
         return None
     error = reply.error
     if getattr(error, "turned_away", None) != message.message_id:
         return None
-    return Failure(error, error.address, executed=False)
+    return Failure(error, fix_all_zero_ip(error.address, address), executed=False)
 
 
 def may_wait(
@@ -225,8 +230,12 @@ def after_fork() -> None:
     bounds = Bounds()
 
 
-def _size(message: Any) -> int:
-    header, buffers = serialize(message)
+def _size(message: Any) -> int | None:
+    """Bytes that it takes; None: that is not known, since it cannot be written."""
+    try:
+        header, buffers = serialize(message)
+    except Exception:
+        return None
     return sum(_nbytes(each) for each in (*buffers, *_flat(header)))
 
 
@@ -254,7 +263,8 @@ class Outcome(asyncio.Future[Any]):
 
     __slots__ = ("call",)
 
-    call: Call
+    call: Call | None
+    """None when it is done: an answer, which may be large, is not to wait for a collection."""
 
     @property
     def arrivals(self) -> int:
@@ -263,35 +273,41 @@ class Outcome(asyncio.Future[Any]):
 
     def expire(self, error: BaseException, arrivals: int) -> None:
         """The call's deadline has passed."""
-        self.call.expire(error)
+        if self.call is not None:
+            self.call.expire(error)
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel as any future does; what was sent is not waited for, what waits waits no more."""
         cancelled = super().cancel(msg)
-        if cancelled:
+        if cancelled and self.call is not None:
             self.call.drop()
         return cancelled
 
 
 class Call:
-    """One call, from its first failure at the latest until it has an answer."""
+    """One call, until it has an answer."""
 
     __slots__ = (
+        "_arrivals",
         "_executions",
         "_failure",
+        "_has_room",
         "_held_at",
         "_holding",
+        "_is_filed",
         "_message",
         "_reply",
         "_send",
         "_sending",
         "_short",
-        "_since",
         "_size",
         "_timer",
+        "_waited",
         "_waits",
         "address",
+        "is_wanted",
         "outcome",
+        "waits",
     )
 
     def __init__(self, holding: Holding, send: Send, address: str, message: Any) -> None:
@@ -302,30 +318,33 @@ class Call:
         """Where it was sent last."""
         self.outcome = Outcome(loop=holding.loop)
         self.outcome.call = self
-        self._reply: Any = None  # the future of it, while it is on its way
+        self.waits = False
+        """Whether it is not on its way."""
+        self.is_wanted = True
+        """Whether it may wait again: its deadline has not passed, and nobody has cancelled it."""
+        self._reply: Any = None  # the future of it, while it is on its way and written
+        self._arrivals = 0  # what had come on its connection when it was written
         self._failure: Failure | None = None  # it waits, or has waited, because of that
         self._sending: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._since = 0.0  # when its time to wait began
+        self._is_filed = self._has_room = False
         self._size: int | None = None
         self._executions = 0
         self._waits = self._short = 0
+        self._waited = 0.0  # seconds, before it waits as it does now
         self._held_at = 0.0
 
     async def begin(self) -> Outcome:
         """Send it; what fails in a way that it can wait for is not raised."""
+        self._holding.add(self._message.message_id, self)
         try:
             self._follow(await self._send(self.address, self._message))
-        except Exception as error:
+        except BaseException as error:
             failure = failure_of(error, self.address)
             if failure is None or not self._hold(failure):
+                self._settled()
                 raise
         return self.outcome
-
-    @property
-    def waits(self) -> bool:
-        """Whether it is not on its way."""
-        return self._reply is None
 
     def tasks(self) -> list[asyncio.Task[None]]:
         """That which sends it, if one does."""
@@ -333,26 +352,23 @@ class Call:
 
     def expire(self, error: BaseException) -> None:
         """Its deadline has passed: while it waits, the error is that which it waits for."""
-        if self.outcome.done():
-            return
-        if self._reply is not None:
-            self._reply.expire(error, self._reply.arrivals)
-        else:
+        self.is_wanted = False
+        if self.waits:
             self.fail()
+        elif self._reply is not None:
+            self._reply.expire(error, self._arrivals)
+        else:  # it is just being written again
+            self._raise(error)
 
     def drop(self) -> None:
         """Nobody wants the answer any more."""
         self._settled()
         if self._reply is not None:
             self._reply.cancel()
-        if self._sending is not None:
-            self._sending.cancel()
 
     def send_to(self, there: str | None) -> None:
         """The pool that it waits for can be reached there; None: nowhere."""
         self._unfile()
-        if self.outcome.done():
-            return
         waited = self._holding.loop.time() - self._held_at
         self._short = self._short + 1 if waited < SHORT else 0
         if there is None:
@@ -367,16 +383,18 @@ class Call:
             if self._waits > 1:
                 pause = FIRST_PAUSE * 2.0 ** min(self._waits - 2, 10)
                 await asyncio.sleep(min(LONGEST_PAUSE, pause))
-            message = self._message
             # What a main pool has passed on goes to the main pool again, which knows where to.
             if failure.pool == self.address and there != self.address:
-                if not await self._is_there(there):
-                    self.fail()
+                is_there = await self._is_there(there)
+                if not is_there:
+                    if is_there is False or not self._hold(replace(failure, executed=False)):
+                        self.fail()
                     return
-                message = copy.copy(message)
+                message = copy.copy(self._message)
                 message.actor_ref = create_actor_ref(there, message.actor_ref.uid)
                 self.address, self._message = there, message
-            self._follow(await self._send(self.address, message))
+            self._depart()
+            self._follow(await self._send(self.address, self._message))
         except asyncio.CancelledError:
             self.outcome.cancel()  # if it is not done: the loop ends
         except Exception as error:
@@ -384,15 +402,23 @@ class Call:
         finally:
             self._sending = None
 
-    async def _is_there(self, there: str) -> bool:
+    async def _is_there(self, there: str) -> bool | None:
+        """Whether the actor is; None: who is asked has gone, too."""
         if self._message.message_type not in _FOLLOWING:
             return False
         ref = create_actor_ref(there, self._message.actor_ref.uid)
-        reply = await (await self._send(there, HasActorMessage(new_message_id(), ref)))
+        question = HasActorMessage(new_message_id(), ref)
+        try:
+            reply = await (await self._send(there, question))
+        except Exception as error:
+            logger.debug("whether %s is at %s is not known: %r", ref.uid, there, error)
+            return None
+        if turned_away(question, reply, there) is not None:
+            return None
         return getattr(reply, "result", False) is True
 
     def _follow(self, reply: Any) -> None:
-        self._reply = reply
+        self._reply, self._arrivals = reply, reply.arrivals
         reply.add_done_callback(self._replied)
 
     def _replied(self, reply: Any) -> None:
@@ -405,19 +431,18 @@ class Call:
         elif (error := reply.exception()) is not None:
             self._failed(error)
         else:
-            failure = turned_away(self._message, reply.result())
+            answer = reply.result()
+            failure = turned_away(self._message, answer, self.address)
             if failure is None or not self._hold(failure):
                 self._settled()
-                self.outcome.set_result(reply.result())
+                self.outcome.set_result(answer)
 
     def _failed(self, error: BaseException) -> None:
         if self.outcome.done():
             return
         failure = failure_of(error, self.address)
         if failure is None or not self._hold(failure):
-            self._settled()
-            self.outcome.set_exception(settable(error))
-            self.outcome.exception()  # whoever sent without waiting does not want to know
+            self._raise(error)
 
     def _hold(self, failure: Failure) -> bool:
         """Let it wait, if it may."""
@@ -425,45 +450,70 @@ class Call:
         message, executed = self._message, failure.executed
         self._executions += executed
         kind, method = message.message_type, method_of(message)
-        if not chosen.recovery_timeout:
+        if not (chosen.recovery_timeout and self.is_wanted and self._holding.is_on):
             return False
         if not may_wait(failure, kind, method, chosen.retry, self._executions):
             return False
-        if executed or not self._since:
-            self._since = now  # it was on its way meanwhile
         if self._short >= MOST_SHORT:
             return False
-        left = self._since + chosen.recovery_timeout - now
+        if self.waits:
+            self._depart()
+        if executed:
+            self._waited = 0.0
+        left = chosen.recovery_timeout - self._waited
         if self._size is None:
             self._size = _size(message)
-        if left <= 0 or not bounds.take(failure.pool, self._size):
+        if left <= 0 or self._size is None or not bounds.take(failure.pool, self._size):
             return False
         self._failure, self._held_at = failure, now
+        self.waits = self._is_filed = self._has_room = True
         self._waits += 1
         self._timer = self._holding.loop.call_later(left, self.fail)
-        self._holding.join(failure.pool, self, message.message_id, now + left)
+        self._holding.join(failure.pool, self, now + left)
         return True
 
     def fail(self) -> None:
         """It has waited for nothing."""
-        failure = self._failure
-        self._settled()
-        if not self.outcome.done() and failure is not None:
-            self.outcome.set_exception(settable(copy_error(failure.error)))
-            self.outcome.exception()
-        if self._sending is not None:
-            self._sending.cancel()
+        if self._failure is not None:
+            self._raise(copy_error(self._failure.error))
 
-    def _unfile(self) -> None:
-        if self._timer is not None and self._failure is not None:
-            self._timer.cancel()
-            self._timer = None
-            self._holding.leave(self._failure.pool, self)
+    def _raise(self, error: BaseException) -> None:
+        self._settled()
+        if not self.outcome.done():
+            self.outcome.set_exception(settable(error))
+            self.outcome.exception()  # whoever sent without waiting does not want to know
+
+    def give_room(self) -> None:
+        """It takes none of the bounds any more. In any thread, with its loop at rest."""
+        if self._has_room and self._failure is not None:
+            self._has_room = False
             bounds.leave(self._failure.pool, self._size or 0)
 
-    def _settled(self) -> None:
+    def _unfile(self) -> None:
+        """It does not wait for its pool any more."""
+        self.give_room()
+        if self._is_filed and self._failure is not None:
+            self._is_filed = False
+            self._holding.leave(self._failure.pool, self)
+
+    def _depart(self) -> None:
+        """It waits no more."""
         self._unfile()
-        self._holding.forget(self._message.message_id)
+        if self.waits:
+            self.waits = False
+            self._waited += self._holding.loop.time() - self._held_at
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _settled(self) -> None:
+        """It has come to its end."""
+        self._holding.forget(self._message.message_id, self)
+        self.outcome.call = None
+        if self._failure is not None:  # it has waited
+            self._depart()
+            if self._sending is not None:
+                self._sending.cancel()
 
 
 class Holding:
@@ -474,11 +524,8 @@ class Holding:
         self._calls: dict[bytes, Call] = {}  # by the id of their message
         self._waiting: dict[str, dict[Call, float]] = {}  # by pool: until when
         self._tasks: dict[str, asyncio.Task[None]] = {}
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether a call waits, or has waited and has no answer yet."""
-        return bool(self._calls)
+        self.is_on = True
+        """Whether calls may wait here."""
 
     def call(
         self, send: Send, address: str, message: Any
@@ -497,14 +544,25 @@ class Holding:
         call = self._calls.get(request.cancel_message_id)
         if call is None:
             return None, None
+        call.is_wanted = False
         if not call.waits:
             return None, call.address
         call.outcome.cancel()
         return ResultMessage(request.message_id, True, protocol=request.protocol), None
 
-    def join(self, pool: str, call: Call, message_id: bytes, until: float) -> None:
-        """A call waits for a pool."""
+    def whereabouts(self, message: Any, address: str) -> str | None:
+        """Where a call is that was sent to ``address``; None: nowhere, since it waits."""
+        call = self._calls.get(message.message_id)
+        if call is None:
+            return address
+        return None if call.waits else call.address
+
+    def add(self, message_id: bytes, call: Call) -> None:
+        """A call begins."""
         self._calls[message_id] = call
+
+    def join(self, pool: str, call: Call, until: float) -> None:
+        """A call waits for a pool."""
         self._waiting.setdefault(pool, {})[call] = until
         if pool not in self._tasks:
             self._tasks[pool] = task = spawn(self.loop, self._wait(pool))
@@ -519,15 +577,30 @@ class Holding:
             if (task := self._tasks.pop(pool, None)) is not None:
                 task.cancel()  # if it does not end anyway
 
-    def forget(self, message_id: bytes) -> None:
+    def forget(self, message_id: bytes, call: Call) -> None:
         """A call has its answer."""
-        self._calls.pop(message_id, None)
+        if self._calls.get(message_id) is call:  # a main pool may pass a call on to itself
+            del self._calls[message_id]
 
     def give_up(self) -> None:
         """Let all that waits fail."""
         for call in list(self._calls.values()):
             if call.waits:
                 call.fail()
+
+    def retire(self) -> None:
+        """Let all that waits fail, and nothing wait from now on."""
+        self.is_on = False
+        self.give_up()
+
+    def resume(self) -> None:
+        """Undo :meth:`retire` for what comes."""
+        self.is_on = True
+
+    def sever(self) -> None:
+        """Take no room any more; the loop is closed or may never run again."""
+        for call in list(self._calls.values()):
+            call.give_room()
 
     def tasks(self) -> list[asyncio.Task[None]]:
         """Those of all that is under way here."""
@@ -545,11 +618,10 @@ class Holding:
             except Exception as error:
                 logger.debug("when pool %s can be reached is not known: %r", pool, error)
                 there = None
-            if there is None and self.loop.time() >= until:
-                await asyncio.sleep(0)  # the time of those that it was asked for is up
-                if self._waiting.get(pool):
-                    continue
-                return
+            if there is None and self.loop.time() >= until - SAME_TIME:
+                # The time of those that it was asked for is up. Others have come meanwhile.
+                await asyncio.sleep(max(0.0, until - self.loop.time()))
+                continue
             logger.info(
                 "%d calls to pool %s %s",
                 len(waiting),
