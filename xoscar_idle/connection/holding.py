@@ -58,7 +58,7 @@ SAME_TIME = 0.05
 """Seconds by which the clock of who is asked may differ: uvloop's has milliseconds, and stands
 still within a turn of the loop."""
 
-_HELD = (
+REQUESTS = (
     MessageType.send,
     MessageType.tell,
     MessageType.create_actor,
@@ -66,6 +66,8 @@ _HELD = (
     MessageType.has_actor,
     MessageType.actor_ref,
 )
+"""What executes something or asks for an actor; what goes on beside does not wait."""
+
 _READING = (MessageType.has_actor, MessageType.actor_ref)
 """Questions, which may be asked again whatever became of them."""
 
@@ -117,7 +119,7 @@ def may_wait(
     executions
         How often it may have been executed, with this time.
     """
-    if kind not in _HELD:
+    if kind not in REQUESTS:
         return False
     # The state of a stream has gone with its pool; xoscar lets the caller's loop stand still while
     # it lets go of one.
@@ -164,7 +166,7 @@ def off() -> Iterator[None]:
 
 def is_on(message: Any) -> bool:
     """Whether a call with that message could wait, here and now."""
-    if message.message_type not in _HELD:
+    if message.message_type not in REQUESTS:
         return False
     scope = _none.get()
     return scope is None or scope.ended

@@ -25,6 +25,7 @@ from xoscar.backends.message import ErrorMessage, MessageType, _AsCauseBase
 
 from .. import config, logs, side_thread
 from ..connection.exchange import NOBODY
+from ..connection.holding import REQUESTS
 from . import draining, evidence, health
 from .crash import PoolCrashed, PoolUnavailable
 from .page import VARIABLE, Page
@@ -110,7 +111,7 @@ def handlers(original: dict[MessageType, Handler]) -> dict[MessageType, Handler]
     made = dict(original)
     for kind, name in counted.items():
         made[kind] = _counting(original[kind], name)
-    for kind in draining.REQUESTS:
+    for kind in REQUESTS:  # which those who ask can let wait
         made[kind] = _admitting(made[kind])
     made[MessageType.control] = _beginning(original[MessageType.control])
     return made

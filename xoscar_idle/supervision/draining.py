@@ -39,16 +39,6 @@ STEP = 0.02
 STALE = 5.0
 """Seconds after which nobody asks any more what became of a connection that was lost."""
 
-REQUESTS = (
-    MessageType.send,
-    MessageType.tell,
-    MessageType.create_actor,
-    MessageType.destroy_actor,
-    MessageType.has_actor,
-    MessageType.actor_ref,
-)
-"""What is turned away; control messages, cancellations and copies are not."""
-
 _NEXT, _DESTROY = "__xoscar_next__", "__xoscar_destroy_generator__"
 """Methods by which xoscar goes on with a stream, and lets go of one that may have ended."""
 
