@@ -13,9 +13,11 @@ from typing import Any
 import psutil
 import pytest
 import xoscar as xo
+from xoscar.core import create_actor_ref
 
 import xoscar_idle
 from xoscar_idle import PoolCrashed, PoolUnavailable
+from xoscar_idle.connection import holding
 
 from ..support import crashing
 from ..support.crashing import (
@@ -28,7 +30,7 @@ from ..support.crashing import (
     sub_pools,
     victim,
 )
-from ..support.waiting import bounded, eventually_here
+from ..support.waiting import bounded, eventually_here, eventually_told
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("surviving")]
 
@@ -100,6 +102,33 @@ def test_a_caller_elsewhere(way: str) -> None:
         assert new != {pid}
         if way == "restart":
             assert (await bounded(restart)).incarnation == 2
+
+    with host(**settings) as found:
+        run(main(found.first, found.second, found.main))
+
+
+def test_a_caller_that_knows_the_pool_by_another_name() -> None:
+    """What turns a request away says its own name for itself."""
+    settings: Any = {"XOSCAR_SUPERVISE": "act", "XOSCAR_IDLE_TIMEOUT": "600"}
+
+    async def main(first: str, second: str, address: str) -> None:
+        known_as = first.replace("127.0.0.1", "localhost")
+        ref = create_actor_ref(known_as, first)
+        pid = await ref.pid()
+        await eventually_here(lambda: knows_main_of(known_as))
+        in_process = asyncio.ensure_future(ref.wait(1))
+        restart = asyncio.ensure_future(xoscar_idle.apply("restart", first, main=address))
+        calls: list[asyncio.Future[int]] = []
+
+        async def held() -> bool:
+            calls.append(asyncio.ensure_future(ref.pid()))
+            return bool(holding.bounds.by_pool())
+
+        await eventually_told(held)
+        assert await bounded(in_process) == pid
+        *_, last = [await bounded(each) for each in calls]
+        assert last != pid
+        assert (await bounded(restart)).incarnation == 2
 
     with host(**settings) as found:
         run(main(found.first, found.second, found.main))
@@ -229,6 +258,56 @@ async def test_cancelling_a_call_that_waits() -> None:
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await bounded(call)
+        go_on.set()
+        await revived(address)
+
+
+async def test_callers_on_other_loops_of_the_process() -> None:
+    """One that ends while calls wait there leaves no room taken."""
+    async with crashing.pool(1) as pool:
+        (address,) = sub_pools(pool)
+        ref, own, go_on = await victim(address), pool.recover_sub_pool, asyncio.Event()
+        pid = await ref.pid()
+
+        async def recover(address: str) -> None:
+            await go_on.wait()
+            await own(address)
+
+        async def calls() -> set[int]:
+            return {*await asyncio.gather(*(ref.pid() for _ in range(5)))}
+
+        async def tells() -> None:
+            await ref.pid.tell()
+            await eventually_here(lambda: holding.bounds.by_pool() == {address: 6})
+
+        pool.recover_sub_pool = recover
+        await error_of(ref.die("kill"))
+        called = asyncio.ensure_future(asyncio.to_thread(asyncio.run, calls()))
+        await eventually_here(lambda: xoscar_idle.pools()[0].held == 5)
+        await bounded(asyncio.to_thread(asyncio.run, tells()))
+        assert holding.bounds.by_pool() == {address: 5}
+        go_on.set()
+        (new,) = await bounded(called)
+        assert new != pid
+        assert not holding.bounds.by_pool()
+
+
+async def test_calls_that_wait_when_all_is_put_back() -> None:
+    async with crashing.pool(1) as pool:
+        (address,) = sub_pools(pool)
+        ref, own, go_on = await victim(address), pool.recover_sub_pool, asyncio.Event()
+
+        async def recover(address: str) -> None:
+            await go_on.wait()
+            await own(address)
+
+        pool.recover_sub_pool = recover
+        await error_of(ref.die("kill"))
+        call = asyncio.ensure_future(error_of(ref.pid()))
+        await eventually_here(lambda: xoscar_idle.pools()[0].held == 1)
+        xoscar_idle.uninstall()
+        assert type(await bounded(call)) is PoolUnavailable
+        assert not holding.bounds.by_pool()
         go_on.set()
         await revived(address)
 

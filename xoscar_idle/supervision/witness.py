@@ -196,11 +196,16 @@ class Witness:
         """Its own name for itself, and its main pool; None: that is not known, or it is one."""
         if (main := _main_of_siblings(address)) is not None:
             name = address
-        elif (known := self._known.get(address)) is not None:
+        elif (known := self._known.get(address) or self._named(address)) is not None:
             name, main = known.name, known.main
         else:
             return None
         return None if main in (address, name) else (name, main)
+
+    def _named(self, name: str) -> _Known | None:
+        """The pool that calls itself so, under whatever address it is known here."""
+        with self._lock:
+            return next((k for k in reversed(self._known.values()) if k.name == name), None)
 
     async def _ask(self, address: str, question: Callable[[str], str]) -> Any:
         """What the main pool of ``address`` answers to a question about it; None: nothing."""
