@@ -278,6 +278,58 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
             "    if False:\n",
         ),
     ),
+    # -- calls that wait
+    "holding: what may have been executed is sent again": (
+        Edit(
+            "connection/holding.py",
+            'executed=not getattr(error, "unexecuted", False)',
+            "executed=False",
+        ),
+    ),
+    "holding: what was cancelled is sent again": (
+        Edit(
+            "connection/holding.py",
+            "        call.is_wanted = False\n        if not call.waits:\n",
+            "        if not call.waits:\n",
+        ),
+    ),
+    "holding: what is over takes room": (
+        Edit(
+            "connection/holding.py",
+            "            bounds.leave(self._failure.pool, self._size or 0)\n",
+            "            pass\n",
+        ),
+    ),
+    "holding: a loop that is closed takes its room along": (
+        Edit("connection/caller.py", "        self._holding.sever()\n", ""),
+    ),
+    "holding: an answer is kept until the garbage is collected": (
+        Edit("connection/holding.py", "        self.outcome.call = None\n", ""),
+    ),
+    "holding: who comes later has the time of those before": (
+        Edit("connection/holding.py", "self.loop.time() >= until - SAME_TIME:", "False:"),
+    ),
+    "holding: a call is cancelled where it was": (
+        Edit(
+            "connection/caller.py",
+            "        where = self._holding.whereabouts(message, address)\n",
+            "        where: str | None = address\n",
+        ),
+    ),
+    "holding: a successor that goes, too, costs its calls": (
+        Edit(
+            "connection/holding.py",
+            "is_there is False or not self._hold(",
+            "True or not self._hold(",
+        ),
+    ),
+    "holding: what cannot be written has no end": (
+        Edit(
+            "connection/holding.py",
+            "    except Exception:\n        return None\n    return sum(",
+            "    finally:\n        pass\n    return sum(",
+        ),
+    ),
     # -- the accepting side, and probes
     "an accepted connection is closed before what has come is read": (
         Edit("connection/accepted.py", " and not _readable(transport)", ""),
@@ -433,6 +485,7 @@ NEED = {
     "a deadline ": ("tests/connection/test_deadlines.py",),
     "an accepted ": ("tests/connection/test_accepted.py",),
     "a probe ": ("tests/connection/test_probe.py",),
+    "holding: ": ("tests/connection/test_holding.py",),
     "a loop ": ("tests/connection/test_loops.py",),
     "half a module ": ("tests/test_imports.py",),
     "health: ": ("tests/supervision/test_health.py",),
