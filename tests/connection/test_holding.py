@@ -42,6 +42,7 @@ class Recoveries(losses.Witness):
         self.asked: list[tuple[str, float, int]] = []
         self.there: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self.held: Callable[[], int] = lambda: 0
+        self.via = ""
 
     def met(self, *_: Any) -> None:
         pass
@@ -55,8 +56,10 @@ class Recoveries(losses.Witness):
     async def excused(self, client: Any) -> str:
         return ""
 
-    async def recovered(self, address: str, timeout: float, held: Callable[[], int]) -> str | None:
-        self.held = held
+    async def recovered(
+        self, address: str, timeout: float, held: Callable[[], int], via: str
+    ) -> str | None:
+        self.held, self.via = held, via
         self.asked.append((address, timeout, held()))
         if not timeout:
             return None
@@ -282,6 +285,7 @@ def test_a_request_that_was_turned_away(holds: Any) -> None:
             network.opened[0].incoming.put_nowait(ErrorMessage(sent.message_id, error=error))
             await settle()
             assert recoveries.asked[-1] == (pool, 60, 1)
+            assert recoveries.via == "a:1"
             recoveries.tell("sub:4" if pool == "sub:3" else pool)
             await settle()
             assert network.opened[0].sent[-1] is sent, "to whom it was sent"
@@ -661,8 +665,8 @@ def test_who_comes_later_has_time_of_their_own(holds: Any) -> None:
     async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
         own = recoveries.recovered
 
-        async def recovered(address: str, timeout: float, held: Callable[[], int]) -> str | None:
-            return await own(address, timeout - 0.002, held)
+        async def recovered(address: str, timeout: float, *asked: Any) -> str | None:
+            return await own(address, timeout - 0.002, *asked)
 
         recoveries.recovered = recovered  # type: ignore[method-assign]
         first = await begin(caller, network, send())

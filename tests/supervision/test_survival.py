@@ -107,12 +107,13 @@ def test_a_caller_elsewhere(way: str) -> None:
         run(main(found.first, found.second, found.main))
 
 
-def test_a_caller_that_knows_the_pool_by_another_name() -> None:
+@pytest.mark.parametrize("way", ["by another name", "through its main pool"])
+def test_a_caller_that_does_not_know_the_name_of_the_pool(way: str) -> None:
     """What turns a request away says its own name for itself."""
     settings: Any = {"XOSCAR_SUPERVISE": "act", "XOSCAR_IDLE_TIMEOUT": "600"}
 
     async def main(first: str, second: str, address: str) -> None:
-        known_as = first.replace("127.0.0.1", "localhost")
+        known_as = first.replace("127.0.0.1", "localhost") if "name" in way else address
         ref = create_actor_ref(known_as, first)
         pid = await ref.pid()
         await eventually_here(lambda: knows_main_of(known_as))

@@ -613,9 +613,10 @@ class Holding:
         logger.info("calls wait for the recovery of pool %s", pool)
         while waiting := self._waiting.get(pool):
             asked, until = self.loop.time(), max(waiting.values())
+            via = next(iter(waiting)).address
             try:
                 there = await losses.recovered(
-                    pool, until - asked, lambda: len(self._waiting.get(pool, ()))
+                    pool, until - asked, lambda: len(self._waiting.get(pool, ())), via
                 )
             except Exception as error:
                 logger.debug("when pool %s can be reached is not known: %r", pool, error)

@@ -27,7 +27,9 @@ class Witness(Protocol):
     async def refused(self, address: str) -> BaseException | None:
         """What calls are to raise whose connect has been refused; None: nothing is known."""
 
-    async def recovered(self, address: str, timeout: float, held: Callable[[], int]) -> str | None:
+    async def recovered(
+        self, address: str, timeout: float, held: Callable[[], int], via: str
+    ) -> str | None:
         """Wait until a pool that is down has been recovered.
 
         Parameters
@@ -38,6 +40,8 @@ class Witness(Protocol):
             Seconds for which to wait.
         held
             How many calls wait here for it at present; told to its main pool.
+        via
+            The address that was called: its own, or that of a pool which passed the call on.
 
         Returns
         -------
@@ -79,6 +83,6 @@ async def excused(client: CallerClient) -> str:
     return "" if _witness is None else await _witness.excused(client)
 
 
-async def recovered(address: str, timeout: float, held: Callable[[], int]) -> str | None:
+async def recovered(address: str, timeout: float, held: Callable[[], int], via: str) -> str | None:
     """See :meth:`Witness.recovered`."""
-    return None if _witness is None else await _witness.recovered(address, timeout, held)
+    return None if _witness is None else await _witness.recovered(address, timeout, held, via)

@@ -145,7 +145,9 @@ class Witness:
             logger.debug("why pool %s is down cannot be told: %r", address, error)
             return None
 
-    async def recovered(self, address: str, timeout: float, held: Callable[[], int]) -> str | None:
+    async def recovered(
+        self, address: str, timeout: float, held: Callable[[], int], via: str
+    ) -> str | None:
         """Where a pool that is down can be reached once it has been recovered; None: nowhere."""
         until = time.monotonic() + timeout
         while (left := until - time.monotonic()) > 0:
@@ -154,7 +156,7 @@ class Witness:
             if supervisor.of(address) is not None:
                 told: Any = await answers.recovered(address, patience, held())
             else:
-                told = await self._ask_patiently(address, patience, held())
+                told = await self._ask_patiently(address, patience, held(), via)
             if not isinstance(told, dict) or not told.get("waiting"):
                 found = told.get("address") if isinstance(told, dict) else None
                 return found if isinstance(found, str) else None
@@ -162,9 +164,11 @@ class Witness:
             await asyncio.sleep(max(0.0, min(left, asked + ASK_AGAIN - time.monotonic())))
         return None
 
-    async def _ask_patiently(self, address: str, patience: float, held: int) -> Any:
+    async def _ask_patiently(self, address: str, patience: float, held: int, via: str) -> Any:
         """The answer of its main pool; that is to be asked again where it is busy, not gone."""
         known = self._whose(address)
+        if known is None and via != address and (passed_on := self._known.get(via)) is not None:
+            known = address, passed_on.main
         if known is None:
             return None
         name, main = known
