@@ -668,7 +668,7 @@ def test_who_comes_later_has_time_of_their_own(holds: Any) -> None:
         async def recovered(address: str, timeout: float, *asked: Any) -> str | None:
             return await own(address, timeout - 0.002, *asked)
 
-        recoveries.recovered = recovered  # type: ignore[method-assign]
+        recoveries.recovered = recovered  # type: ignore[assignment, method-assign]
         first = await begin(caller, network, send())
         await asyncio.sleep(30)
         second = await begin(caller, network, send())
