@@ -191,7 +191,7 @@ def test_supervision_that_is_off_activates_nothing(
     assert told == f"{VARIABLE} is not set, or off, and so is {SUPERVISE}"
 
 
-@pytest.mark.parametrize("value", ["1", "on", "act", "obsevre"])
+@pytest.mark.parametrize("value", ["1", "on", "acts", "obsevre"])
 def test_a_bad_value_of_supervision_activates_with_its_default(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, value: str
 ) -> None:
@@ -200,7 +200,7 @@ def test_a_bad_value_of_supervision_activates_with_its_default(
     assert xoscar_idle.is_active()
     assert (config.current().idle_timeout, config.current().supervise) == (0, "off")
     (record,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
-    expected = f"{SUPERVISE}={value!r} is ignored: it must be off or observe; the default, off, is"
+    expected = f"{SUPERVISE}={value!r} is ignored: it must be off, observe or act; the default, off"
     assert record.getMessage().startswith(expected)
 
 
@@ -213,8 +213,8 @@ def test_supervision_in_code_holds_for_children(monkeypatch: pytest.MonkeyPatch)
     assert os.environ["XOSCAR_SUPERVISE_DIR"] == "/here"
     assert os.environ["XOSCAR_CAPTURE_STDERR"] == "1"
     assert config.Settings.from_environment() == config.current()
-    with pytest.raises(ValueError, match=r"^supervise must be off or observe, got 'act'$"):
-        xoscar_idle.configure(supervise="act")
+    with pytest.raises(ValueError, match=r"^supervise must be off, observe or act, got 'acts'$"):
+        xoscar_idle.configure(supervise="acts")
     assert os.environ[SUPERVISE] == config.current().supervise == "off"
     xoscar_idle.uninstall()
     assert dict(os.environ) == before
