@@ -21,6 +21,23 @@ def spawn(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> asyn
     return asyncio.Task(work, loop=loop)
 
 
+class Background:
+    """Tasks that nobody waits for, kept until they have ended: a loop holds its tasks weakly."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def spawn(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:
+        """Let ``work`` run on ``loop``."""
+        task = spawn(loop, work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """Those that have not ended."""
+        return list(self._tasks)
+
+
 class Periodic:
     """Calls :meth:`sweep` when :meth:`next_expiry` says so, on the loop that it was made on."""
 

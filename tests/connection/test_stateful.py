@@ -755,7 +755,7 @@ def tasks_of(caller: ActorCaller) -> set[asyncio.Task[Any] | None]:
     """What runs for ``caller``; before Python 3.12, wait_for adds tasks of its own."""
     return {
         caller._check,
-        *caller._background,
+        *caller._background.tasks(),
         *(connect.task for connect in caller._connects.by_route.values()),
         *(client._task for client in caller._all.values()),
     }

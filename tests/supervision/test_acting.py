@@ -20,6 +20,7 @@ from xoscar_idle.supervision.state import PoolInfo
 
 from ..support import crashing
 from ..support.crashing import Victim, error_of, revived, run, sub_pools, victim
+from ..support.processes import lives
 from ..support.waiting import bounded, eventually_here
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("acting")]
@@ -375,12 +376,3 @@ async def test_the_end_of_the_main_pool_while_one_recovers(acting: Any) -> None:
         await asyncio.sleep(0)
     assert isinstance(await bounded(restart), (InstructionFailed, InstructionRefused))
     await eventually_here(lambda: not lives(pid))
-
-
-def lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    with open(f"/proc/{pid}/stat") as stat:
-        return stat.read().rpartition(")")[2].split()[0] != "Z"

@@ -22,23 +22,14 @@ from xoscar_idle.supervision.draining import admit, drain, stop_admitting
 from xoscar_idle.supervision.subpool import Subpool
 
 from ..support import crashing
-from ..support.crashing import Victim, error_of, host, run, sub_pools, victim
+from ..support.crashing import Recording, Victim, error_of, host, run, sub_pools, victim
 from ..support.waiting import BOUND, bounded, eventually_here
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("package")]
 
 
-class Busy(Victim):
+class Busy(Recording):
     """Has all kinds of things in process."""
-
-    def __init__(self, log: str = os.devnull) -> None:
-        super().__init__()
-        self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-
-    async def execute(self, name: str) -> str:
-        os.write(self._log, f"{name}\n".encode())
-        await asyncio.sleep(0.001)
-        return name
 
     @xo.generator  # type: ignore[untyped-decorator]
     async def stream(self, n: int) -> AsyncIterator[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import subprocess
@@ -11,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import xoscar as xo
 
@@ -21,6 +19,7 @@ from xoscar_idle.supervision.subpool import Subpool
 
 from ..support import crashing
 from ..support.crashing import Victim, error_of, revived, sub_pools, victim
+from ..support.processes import lives
 from ..support.waiting import bounded, eventually_here
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("acting")]
@@ -63,12 +62,6 @@ class Parent(Victim):
         command = [sys.executable, "-c", TIDYING, path]
         self._tidying = subprocess.Popen(command, stdin=subprocess.PIPE)
         return self._tidying.pid
-
-
-def lives(pid: int) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    return False
 
 
 def of(pool: Any, address: str) -> Subpool:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import xoscar as xo
 from xoscar.core import create_actor_ref
@@ -21,6 +19,7 @@ from xoscar_idle.connection import holding
 
 from ..support import crashing
 from ..support.crashing import (
+    Recording,
     Victim,
     error_of,
     host,
@@ -30,6 +29,7 @@ from ..support.crashing import (
     sub_pools,
     victim,
 )
+from ..support.processes import lives
 from ..support.waiting import bounded, eventually_here, eventually_told
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("surviving")]
@@ -67,12 +67,6 @@ def test_calls_to_a_pool_that_has_been_killed(on_uvloop: bool) -> None:
             assert xoscar_idle.pools()[0].held == 0
 
     run(main(), on_uvloop)
-
-
-def lives(pid: int) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    return False
 
 
 @pytest.mark.parametrize("way", ["kill", "restart"])
@@ -187,13 +181,7 @@ async def test_a_recovery_that_takes_too_long(surviving: Any) -> None:
     surviving(recovery_timeout=0.5)
     async with crashing.pool(1) as pool:
         (address,) = sub_pools(pool)
-        ref, own, go_on = await victim(address), pool.recover_sub_pool, asyncio.Event()
-
-        async def recover(address: str) -> None:
-            await go_on.wait()
-            await own(address)
-
-        pool.recover_sub_pool = recover
+        ref, go_on = await victim(address), crashing.gated(pool)
         await error_of(ref.die("kill"))
         error = await error_of(ref.pid())
         assert type(error) is PoolUnavailable
@@ -246,13 +234,7 @@ class Dependent(Victim):
 async def test_cancelling_a_call_that_waits() -> None:
     async with crashing.pool(1) as pool:
         (address,) = sub_pools(pool)
-        ref, own, go_on = await victim(address), pool.recover_sub_pool, asyncio.Event()
-
-        async def recover(address: str) -> None:
-            await go_on.wait()
-            await own(address)
-
-        pool.recover_sub_pool = recover
+        ref, go_on = await victim(address), crashing.gated(pool)
         await error_of(ref.die("kill"))
         call = asyncio.ensure_future(ref.pid())
         await eventually_here(lambda: xoscar_idle.pools()[0].held == 1)
@@ -267,12 +249,8 @@ async def test_callers_on_other_loops_of_the_process() -> None:
     """One that ends while calls wait there leaves no room taken."""
     async with crashing.pool(1) as pool:
         (address,) = sub_pools(pool)
-        ref, own, go_on = await victim(address), pool.recover_sub_pool, asyncio.Event()
+        ref, go_on = await victim(address), crashing.gated(pool)
         pid = await ref.pid()
-
-        async def recover(address: str) -> None:
-            await go_on.wait()
-            await own(address)
 
         async def calls() -> set[int]:
             return {*await asyncio.gather(*(ref.pid() for _ in range(5)))}
@@ -281,7 +259,6 @@ async def test_callers_on_other_loops_of_the_process() -> None:
             await ref.pid.tell()
             await eventually_here(lambda: holding.bounds.by_pool() == {address: 6})
 
-        pool.recover_sub_pool = recover
         await error_of(ref.die("kill"))
         called = asyncio.ensure_future(asyncio.to_thread(asyncio.run, calls()))
         await eventually_here(lambda: xoscar_idle.pools()[0].held == 5)
@@ -296,13 +273,7 @@ async def test_callers_on_other_loops_of_the_process() -> None:
 async def test_calls_that_wait_when_all_is_put_back() -> None:
     async with crashing.pool(1) as pool:
         (address,) = sub_pools(pool)
-        ref, own, go_on = await victim(address), pool.recover_sub_pool, asyncio.Event()
-
-        async def recover(address: str) -> None:
-            await go_on.wait()
-            await own(address)
-
-        pool.recover_sub_pool = recover
+        ref, go_on = await victim(address), crashing.gated(pool)
         await error_of(ref.die("kill"))
         call = asyncio.ensure_future(error_of(ref.pid()))
         await eventually_here(lambda: xoscar_idle.pools()[0].held == 1)
@@ -318,7 +289,7 @@ async def test_each_of_several_is_restarted_under_load(tmp_path: Path) -> None:
     async with crashing.pool(3) as pool:
         addresses, log = sub_pools(pool), tmp_path / "executed"
         refs = [
-            await xo.create_actor(Counting, str(log), uid=f"c{i}", address=address)
+            await xo.create_actor(Recording, str(log), uid=f"c{i}", address=address)
             for i, address in enumerate(addresses)
         ]
         done: list[str] = []
@@ -342,16 +313,3 @@ async def test_each_of_several_is_restarted_under_load(tmp_path: Path) -> None:
         executed = log.read_text().split()
         assert sorted(executed) == sorted(done)
         assert len({*executed}) == len(executed)
-
-
-class Counting(Victim):
-    """Writes down what it executes."""
-
-    def __init__(self, log: str) -> None:
-        super().__init__()
-        self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-
-    async def execute(self, name: str) -> str:
-        os.write(self._log, f"{name}\n".encode())
-        await asyncio.sleep(0.001)
-        return name

@@ -117,6 +117,31 @@ class Victim(xo.StatelessActor):  # type: ignore[misc]
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+class Recording(Victim):
+    """Writes down what it executes."""
+
+    def __init__(self, log: str = os.devnull) -> None:
+        super().__init__()
+        self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    async def execute(self, name: str) -> str:
+        os.write(self._log, f"{name}\n".encode())
+        await asyncio.sleep(0.001)
+        return name
+
+
+def gated(pool: Any) -> asyncio.Event:
+    """Let recoveries of a main pool wait for that."""
+    own, go_on = pool.recover_sub_pool, asyncio.Event()
+
+    async def recover(address: str) -> None:
+        await go_on.wait()
+        await own(address)
+
+    pool.recover_sub_pool = recover
+    return go_on
+
+
 async def victim(address: str) -> Any:
     """That of the pool at ``address``; one of that name elsewhere would be found in its place."""
     return await xo.actor_ref(address=address, uid=address)

@@ -83,6 +83,13 @@ def run(
     return done
 
 
+def lives(pid: int) -> bool:
+    """Whether that is a process which has not ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 def line(process: subprocess.Popen[str]) -> str:
     """The next line that it prints, without its end."""
     assert process.stdout is not None

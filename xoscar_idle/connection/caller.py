@@ -27,7 +27,7 @@ from xoscar.profiling import get_profiling_data
 
 from .. import config
 from ..clock import Clock, monotonic
-from ..periodic import Periodic, spawn
+from ..periodic import Background, Periodic
 from . import cap as caps
 from . import holding, leases, losses, routing, transports
 from .age import AgeQueue
@@ -79,7 +79,7 @@ class ActorCaller(Periodic):
         self._connects = Connects(self._cap)
         self._idle: IdleQueue[CallerClient] = IdleQueue()
         self._ages: AgeQueue[CallerClient] = AgeQueue()
-        self._background: set[asyncio.Task[None]] = set()  # a loop holds its tasks weakly
+        self._background = Background()
         self._prober = Prober()
         self._holding = holding.Holding(self.loop)
         self._profiling_data = get_profiling_data()
@@ -296,9 +296,7 @@ class ActorCaller(Periodic):
         self._in_background(cancel())
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        task = spawn(self.loop, work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        self._background.spawn(self.loop, work)
 
     # -- the life of connections -----------------------------------------------------------------
 
@@ -306,7 +304,7 @@ class ActorCaller(Periodic):
         """Close all connections in the background, giving ``reason`` for it."""
         self._connects.give_up()
         self._holding.give_up()
-        for task in [*self._background, *self._prober.tasks()]:
+        for task in [*self._background.tasks(), *self._prober.tasks()]:
             task.cancel()
         for client in list(self._all.values()):
             client.close(reason)
@@ -329,7 +327,7 @@ class ActorCaller(Periodic):
         If it runs all the same, whoever waits there gets an error.
         """
         tasks: list[Any] = [*self._connects.tasks()]
-        tasks += [*self._background, *self._prober.tasks(), *self._holding.tasks()]
+        tasks += [*self._background.tasks(), *self._prober.tasks(), *self._holding.tasks()]
         if self._check is not None:
             tasks.append(self._check)
         for task in tasks:

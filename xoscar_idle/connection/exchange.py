@@ -32,6 +32,13 @@ def question_for_config(name: str, content: str | None) -> ControlMessage:
     return ControlMessage(new_message_id(), name, ControlMessageType.get_config, content)
 
 
+async def ask(router: Any, route: str, content: str | None, timeout: float | None = None) -> Any:
+    """The answer to one question for the configuration; see :class:`Exchange`."""
+    async with Exchange(router, route, timeout) as exchange:
+        await exchange.introduce()
+        return await exchange.config(content)
+
+
 class Exchange:
     """Opened with ``async with``, or with :meth:`open` and :meth:`close`.
 

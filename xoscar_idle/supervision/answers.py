@@ -23,6 +23,12 @@ PREFIX = "xoscar_idle "
 PATIENCE = 0.9
 """Seconds for which the end of a process is waited for; who asks has a second."""
 
+LONGEST_WAIT = 2.0
+"""Seconds for which a question is kept without an answer: who asks may have gone meanwhile."""
+
+NO_POOL = "-"
+"""Who asks, if that is no sub-pool."""
+
 
 def end_of(address: str, open_for: float) -> str:
     """The question how the process at ``address`` ended, for who was connected to it so long."""
@@ -37,14 +43,6 @@ def why_down(address: str) -> str:
 def info_of(address: str) -> str:
     """The question how the pool at ``address`` is."""
     return f"{PREFIX}info {address}"
-
-
-LONGEST_WAIT = 2.0
-"""Seconds for which a question is kept without an answer: who asks may have gone meanwhile."""
-
-
-NO_POOL = "-"
-"""Who asks, if that is no sub-pool."""
 
 
 def until_recovered(address: str, seconds: float, held: int, asker: str = NO_POOL) -> str:

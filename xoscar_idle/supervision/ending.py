@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from .. import config
-from ..periodic import spawn
+from ..periodic import Background
 from . import draining, subpool
 from .subpool import Subpool
 
@@ -80,7 +80,7 @@ def stopped(original: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...,
         self: Any, address: str, process: Any, timeout: float | None = None, force: bool = False
     ) -> None:
         stop = functools.partial(original, self, address, process, timeout=timeout, force=force)
-        found = subpool.of_any(process)
+        found = subpool.known(process)
         if found is None:
             await stop()
             return
@@ -94,7 +94,7 @@ def stopped(original: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...,
                 await _drain(self, address, found, STOP_TIMEOUT if timeout is None else timeout)
         except asyncio.CancelledError:
             # Whoever has not waited for it wants it to end all the same.
-            _keep(spawn(asyncio.get_running_loop(), _stop(stop, found, children)))
+            _background.spawn(asyncio.get_running_loop(), _stop(stop, found, children))
             raise
         await _stop(stop, found, children)
 
@@ -123,12 +123,7 @@ async def _stop(
             draining.admit(found)
 
 
-_tasks: set[asyncio.Task[None]] = set()  # a loop holds its tasks weakly
-
-
-def _keep(task: asyncio.Task[None]) -> None:
-    _tasks.add(task)
-    task.add_done_callback(_tasks.discard)
+_background = Background()
 
 
 class Children:

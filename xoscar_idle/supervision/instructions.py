@@ -139,11 +139,6 @@ class Applied:
         known = {each.name for each in dataclasses.fields(cls)}
         return cls(**{k: v for k, v in told.items() if k in known})  # type: ignore[arg-type]
 
-    @property
-    def outcome(self) -> tuple[str, str]:
-        """Its status, and what there is to say of it."""
-        return self.status, self.reason
-
     def end(self, status: str, reason: str) -> None:
         """It has succeeded, or failed; once."""
         if self.ended is None:

@@ -136,7 +136,7 @@ def killed(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     async def kill_sub_pool(self: Any, process: Any, force: bool = False) -> Any:
-        found = subpool.of_any(process)
+        found = subpool.known(process)
         if found is not None and not found.requested:
             found.requested = "it was killed by its main pool"
         return await original(self, process, force=force)

@@ -9,11 +9,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from .. import config, logs
-from ..periodic import spawn
-from . import draining, ending
+from ..periodic import Background
+from . import draining, ending, recovery
 from .instructions import DRAIN, Applied, InstructionFailed, InstructionRefused, Ledger, Order
 from .lineage import Lineage
-from .recovery import Recovery
 from .state import State
 
 logger = logging.getLogger("xoscar_idle")
@@ -21,25 +20,16 @@ logger = logging.getLogger("xoscar_idle")
 OPERATOR = "by an operator"
 
 
-class Keeper(Protocol):
-    """Who keeps the lineages of a main pool."""
+class Keeper(recovery.Keeper, Protocol):
+    """Who keeps the lineages of a main pool, and their recovery."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
     @property
-    def recovery(self) -> Recovery: ...
-
-    def pool(self) -> Any:
-        """The main pool; None: it has gone."""
+    def recovery(self) -> recovery.Recovery: ...
 
     def lineage_of(self, address: str) -> Lineage | None:
         """That which has, or had, a sub-pool at that address."""
-
-    def has(self, lineage: Lineage) -> bool:
-        """Whether the main pool still has it."""
-
-    def change(self, lineage: Lineage, state: State, reason: str = "") -> None:
-        """A lineage is in another state, or for another reason."""
 
 
 class Operator:
@@ -50,7 +40,7 @@ class Operator:
         self._recovery = keeper.recovery
         self._ledger = Ledger()
         self._lock = threading.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()  # a loop holds its tasks weakly
+        self._background = Background()
 
     def of(self, request_id: str) -> Applied | None:
         """What became of the request of that id; None: it is not known."""
@@ -98,9 +88,7 @@ class Operator:
         return lineage
 
     def _start(self, order: Order, lineage: Lineage, applied: Applied) -> None:
-        task = spawn(self._keeper.loop, self._carry_out(order, lineage, applied))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._background.spawn(self._keeper.loop, self._carry_out(order, lineage, applied))
 
     async def _carry_out(self, order: Order, lineage: Lineage, applied: Applied) -> None:
         work: dict[str, Callable[[Order, Lineage], Coroutine[Any, Any, str]]] = {
@@ -125,7 +113,8 @@ class Operator:
             logger.exception("%s of pool %s failed", order.instruction, order.address)
             applied.end("failed", f"{type(error).__name__}: {logs.one_line(error)}")
         what = (order.instruction, order.address, order.request_id)
-        logger.info("%s of pool %s (request_id %s) has %s: %s", *what, *applied.outcome)
+        became = (applied.status, applied.reason)
+        logger.info("%s of pool %s (request_id %s) has %s: %s", *what, *became)
 
     # -- the instructions ------------------------------------------------------------------------
 
@@ -152,8 +141,7 @@ class Operator:
 
     async def _restart(self, order: Order, lineage: Lineage) -> str:
         lineage.given_up = False
-        found = lineage.subpool
-        if lineage.has_ended or found is None:
+        if lineage.has_ended:
             return await self._retry(order, lineage)
         if lineage is self._recovery.at_work:
             raise InstructionFailed("it is being recovered just now")

@@ -35,7 +35,7 @@ from xoscar.utils import to_str
 from .. import config, logs
 from ..connection import holding
 from ..connection.deadlines import clear as clear_deadline
-from ..periodic import spawn
+from ..periodic import Background, spawn
 from . import ending, starting
 from .budget import Limits, Plan
 from .lineage import COMING, Lineage
@@ -91,6 +91,7 @@ class Recovery:
         self._woken = asyncio.Event()
         self._work: asyncio.Task[None] | None = None
         self._attempts: dict[Lineage, list[asyncio.Future[str]]] = {}
+        self._background = Background()
         self.at_work: Lineage | None = None
         """Which is being recovered."""
         self.monitors = False
@@ -130,7 +131,7 @@ class Recovery:
             and lineage.subpool is found
             and not (lineage.has_ended or lineage.paused or lineage.restarting or found.requested)
         ):
-            self._killing = spawn(self._loop, ending.kill(found, why))  # kept: loops do not
+            self._background.spawn(self._loop, ending.kill(found, why))
 
     def _announce(self, lineage: Lineage, again: Callable[[], None]) -> bool:
         """Tell the program as xoscar does; once more later, where that fails."""
@@ -297,16 +298,15 @@ class Recovery:
         found, lineage.began = lineage.subpool, time.monotonic()
         failed: list[tuple[Any, BaseException]] = []
         error = await self._recovered(pool, lineage, failed)
+        why = f"its recovery failed: {error[:500] or 'nothing took its place'}"
         if self._is_lost(lineage):
             if lineage.subpool is not found:
                 # It is recovered in its turn.
                 return "what took its place has ended, too"
-            why = f"its recovery failed: {error[:500] or 'nothing took its place'}"
             if not lineage.given_up:
                 self._plan(lineage, why, again=True)
             return why
         if not self._keeper.has(lineage):
-            why = f"its recovery failed: {error[:500] or 'nothing took its place'}"
             self._keeper.change(lineage, State.DEAD, why)
             self.settle(lineage)
             return why
@@ -338,8 +338,7 @@ class Recovery:
             ref = create_actor_ref(address, uid)
             try:
                 # xoscar keeps one whose __post_create__ has failed.
-                there = await pool.call(address, HasActorMessage(new_message_id(), ref))
-                if getattr(there, "result", False):
+                if await _is_there(pool, address, ref):
                     await pool.call(address, DestroyActorMessage(new_message_id(), ref, True))
                 reply = await pool.call(address, message)
                 if isinstance(reply, ErrorMessage):
@@ -362,8 +361,7 @@ class Recovery:
             if ref is None or lineage.has_ended:
                 continue
             try:
-                there = await pool.call(lineage.address, HasActorMessage(new_message_id(), ref))
-                if getattr(there, "result", False) is not True:
+                if not await _is_there(pool, lineage.address, ref):
                     found.append((message, RuntimeError("it was not reached")))
             except Exception as error:
                 found.append((message, error))
@@ -457,6 +455,12 @@ async def _noting(
     if isinstance(reply, ErrorMessage):
         failed.append((message, reply.error))
     return reply
+
+
+async def _is_there(pool: Any, address: str, ref: Any) -> bool:
+    """Whether a sub-pool says that it has an actor."""
+    reply = await pool.call(address, HasActorMessage(new_message_id(), ref))
+    return getattr(reply, "result", None) is True
 
 
 def _not_created(message: Any, error: BaseException, more: int) -> str:

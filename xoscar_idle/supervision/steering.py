@@ -10,8 +10,7 @@ from typing import Any
 from xoscar.backends.router import Router
 from xoscar.utils import fix_all_zero_ip
 
-from ..connection import addresses
-from ..connection.exchange import Exchange
+from ..connection import addresses, exchange
 from ..logs import one_line
 from . import answers, supervisor
 from .instructions import Applied, InstructionFailed, InstructionRefused, Order
@@ -97,10 +96,7 @@ async def main_of(address: str) -> str:
         It does not.
     """
     try:
-        addresses.check(address)
-        async with Exchange(Router.get_instance_or_empty(), address, TIMEOUT) as exchange:
-            await exchange.introduce()
-            return str(fix_all_zero_ip(await exchange.config("main_pool_address"), address))
+        return str(fix_all_zero_ip(await _config(address, "main_pool_address"), address))
     except Exception as error:
         raise ConnectionError(
             f"pool {address} does not tell its main pool ({one_line(error)}); name that one, too"
@@ -113,13 +109,15 @@ async def _here(question: str) -> Any:
 
 async def _asked(main: str, question: str) -> Any:
     try:
-        addresses.check(main)
-        async with Exchange(Router.get_instance_or_empty(), main, TIMEOUT) as exchange:
-            await exchange.introduce()
-            told = await exchange.config(question)
+        told = await _config(main, question)
     except Exception as error:
         raise ConnectionError(f"main pool {main} does not answer: {one_line(error)}") from None
     return json.loads(told) if isinstance(told, str) else None
+
+
+async def _config(address: str, content: str) -> Any:
+    addresses.check(address)
+    return await exchange.ask(Router.get_instance_or_empty(), address, content, TIMEOUT)
 
 
 def _read(told: Any) -> Applied:

@@ -370,16 +370,8 @@ def of(process: Any) -> Subpool:
     return found
 
 
-def of_any(process: Any) -> Subpool | None:
-    """That of what may be a handle or not, as in xoscar's pools for tests."""
-    try:
-        return known(process)
-    except TypeError:  # None, say, which cannot be looked up
-        return None
-
-
 def known(process: Any) -> Subpool | None:
-    """That of xoscar's handle of it, if it has been met before."""
+    """That of xoscar's handle of it, if it has been met before; xoscar's tests have others."""
     found: Subpool | None = getattr(process, _OURS, None)
     return found
 

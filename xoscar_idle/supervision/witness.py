@@ -25,7 +25,7 @@ from xoscar.errors import ServerClosed
 from xoscar.utils import fix_all_zero_ip
 
 from ..connection.client import CallerClient
-from ..connection.exchange import Exchange, question_for_config, question_for_name
+from ..connection.exchange import ask, question_for_config, question_for_name
 from ..connection.losses import Spawn
 from ..locks import process_lock
 from . import answers, supervisor
@@ -246,9 +246,7 @@ async def _introduced(client: CallerClient) -> tuple[str, str]:
 
 
 async def _asked(main: str, question: str) -> Any:
-    async with Exchange(Router.get_instance_or_empty(), main) as exchange:
-        await exchange.introduce()
-        told = await exchange.config(question)
+    told = await ask(Router.get_instance_or_empty(), main, question)
     return json.loads(told) if isinstance(told, str) else None
 
 

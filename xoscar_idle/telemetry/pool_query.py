@@ -10,15 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from xoscar.backends.message import ControlMessageType, ResultMessage
 from xoscar.backends.router import Router
 from xoscar.utils import fix_all_zero_ip
 
-from ..connection import addresses
-from ..connection.exchange import Exchange
+from ..connection import addresses, exchange
 from ..logs import one_line
 from .snapshot import Snapshot, Unobservable, take
 
@@ -66,11 +65,9 @@ async def ask_main_pool(address: str, question: str) -> tuple[str, str]:
     """
     remedy = ": if it is a sub-pool, name its main pool, which can tell of those that are blocked"
     with _observing(address, remedy):
-        async with _exchange(address) as exchange:
-            main = fix_all_zero_ip(await exchange.config("main_pool_address"), address)
+        main = fix_all_zero_ip(await _config(address, "main_pool_address"), address)
     with _observing(main):
-        async with _exchange(main) as exchange:
-            told = await exchange.config(question)
+        told = await _config(main, question)
     if not isinstance(told, str):
         raise Unobservable(f"main pool {main}: xoscar-idle is not active there, or is older")
     return main, told
@@ -88,8 +85,7 @@ def _observing(address: str, remedy: str = "") -> Iterator[None]:
 
 
 async def _addresses(address: str) -> list[str]:
-    async with _exchange(address) as exchange:
-        pool = await exchange.config(None)
+    pool = await _config(address, None)
     return [fix_all_zero_ip(each, address) for each in pool.get_external_addresses()]
 
 
@@ -104,16 +100,16 @@ async def _process(address: str) -> Snapshot:
 
 
 async def _ask_process(address: str) -> Snapshot:
-    async with _exchange(address) as exchange:
-        told = await exchange.config(QUESTION)
+    addresses.check(address)
+    router = Router.get_instance_or_empty()
+    async with exchange.Exchange(router, address, TIMEOUT) as asking:
+        await asking.introduce()
+        told = await asking.config(QUESTION)
         if not isinstance(told, str):
-            return Snapshot(exchange.pid, address=address, note="xoscar-idle is not active there")
+            return Snapshot(asking.pid, address=address, note="xoscar-idle is not active there")
         return Snapshot(**{**vars(Snapshot.from_json(told)), "address": address})
 
 
-@contextlib.asynccontextmanager
-async def _exchange(address: str) -> AsyncIterator[Exchange]:
+async def _config(address: str, content: str | None) -> Any:
     addresses.check(address)
-    async with Exchange(Router.get_instance_or_empty(), address, TIMEOUT) as exchange:
-        await exchange.introduce()
-        yield exchange
+    return await exchange.ask(Router.get_instance_or_empty(), address, content, TIMEOUT)
