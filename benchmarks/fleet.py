@@ -52,8 +52,9 @@ class Fleet(Host):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self._events: list[tuple[str, str, float]] = []
         self._states: list[tuple[float, str, str]] = []
+        # Connections within the machine come from 127.0.0.1, and would take the ports of the dead.
         self._pool = await xo.create_actor_pool(
-            "127.0.0.1",
+            "127.0.0.2",
             n_process=n_process,
             modules=modules,
             on_process_down=lambda _, address: self._note("down", address),

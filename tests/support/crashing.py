@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import uvloop
 import xoscar as xo
 
+from .endpoints import HOST
 from .environment import environment
 from .processes import line, started
 from .waiting import bounded, eventually_told
@@ -194,7 +195,7 @@ def run(main: Coroutine[Any, Any, T], on_uvloop: bool = False) -> T:
 @contextlib.asynccontextmanager
 async def pool(n_process: int = 1, **options: Any) -> AsyncIterator[Any]:
     """A main pool in this process, with a victim in each sub-pool."""
-    made = await xo.create_actor_pool("127.0.0.1", n_process=n_process, **options)
+    made = await xo.create_actor_pool(HOST, n_process=n_process, **options)
     async with made:
         for address in sub_pools(made):
             await create(address)
@@ -233,7 +234,7 @@ def host(
 
 
 async def _host(on_uvloop: bool, n_process: int) -> None:
-    pool = await xo.create_actor_pool("127.0.0.1", n_process=n_process, use_uvloop=on_uvloop)
+    pool = await xo.create_actor_pool(HOST, n_process=n_process, use_uvloop=on_uvloop)
     addresses = pool._config.get_external_addresses()
     for address in addresses:
         await create(address)

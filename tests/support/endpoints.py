@@ -1,10 +1,14 @@
-"""Addresses at which there is no pool, for as long as a test needs them."""
+"""Where pools of tests listen, and addresses at which there is none for as long as is needed."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 from collections.abc import Iterator
+
+HOST = "127.0.0.2"
+"""For pools whose processes are recovered at the addresses that they had. Connections within the
+machine come from 127.0.0.1, whose ports they take: that of a process that has died, too."""
 
 
 @contextlib.contextmanager

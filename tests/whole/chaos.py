@@ -37,6 +37,7 @@ from xoscar.errors import ActorNotExist, ServerClosed
 import xoscar_idle
 
 from ..support import leaks
+from ..support.endpoints import HOST
 from ..support.environment import environment
 from ..support.hosting import Worker, pools, sockets, worker
 from ..support.processes import line, started, tell
@@ -132,7 +133,7 @@ class Host:
 async def _host() -> None:
     """The process of a :class:`Host`: commands come on stdin, answers go out as JSON."""
     pool = await xo.create_actor_pool(
-        "127.0.0.1", n_process=SUB_POOLS, auto_recover="actor", subprocess_start_method="spawn"
+        HOST, n_process=SUB_POOLS, auto_recover="actor", subprocess_start_method="spawn"
     )
 
     async def populate(address: str) -> str:

@@ -18,6 +18,7 @@ import xoscar as xo
 import xoscar_idle
 from xoscar_idle.connection import deadlines, registry
 
+from ..support.endpoints import HOST
 from ..support.hosting import Worker, connections_to, pools, sockets, worker
 from ..support.virtual_environments import Environment
 from ..support.waiting import BOUND, eventually_here, eventually_told
@@ -253,7 +254,7 @@ def test_sub_pools_follow(install: Any, tmp_path: Path) -> None:
     install(idle_timeout=0.5)
 
     async def main() -> None:
-        pool = await xo.create_actor_pool("127.0.0.1", n_process=1)
+        pool = await xo.create_actor_pool(HOST, n_process=1)
         async with pool:
             first = pool._config.get_external_addresses()[1]
             appended = await pool.append_sub_pool(env={"XOSCAR_IDLE_TIMEOUT": "7"})
@@ -355,7 +356,7 @@ def test_a_pool_that_is_made_within_a_deadline_outlives_it(install: Any) -> None
 
     async def main() -> None:
         with xoscar_idle.deadline(60):
-            pool = await xo.create_actor_pool("127.0.0.1", n_process=1, auto_recover="actor")
+            pool = await xo.create_actor_pool(HOST, n_process=1, auto_recover="actor")
             address = next(iter(pool.sub_processes))
             actor = await xo.create_actor(Worker, uid="worker", address=address)
             here = await xo.create_actor(Worker, uid="here", address=pool.external_address)
