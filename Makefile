@@ -52,7 +52,7 @@ test: style $(OLDEST) ## the whole proof, on all cores (PYTEST_ARGS="-k name")
 test-transports: $(TRANSPORTS) ## run the tests of copies over UCX and NIXL, on Linux
 	.venv-transports/bin/python -m pytest $(PYTEST_ARGS) tests/transports
 
-bench: $(READY) $(BENCH) ## run all benchmarks, a quarter of an hour or so, and write benchmarks/results
+bench: $(READY) $(BENCH) ## run all benchmarks, half an hour or so, and write benchmarks/results
 	@$(BIN)/python -m benchmarks
 
 compat: $(READY) ## run the tests on every Python that is there and every supported xoscar
