@@ -55,7 +55,7 @@ def test_while_somebody_to_make_room_is_looked_for() -> None:
         cap.join(Member(ended))
 
     async def shrink() -> None:
-        cap.shrink()
+        cap.shrink(asyncio.get_running_loop())
 
     assert ends(lambda: asyncio.run(shrink()))
     assert cap.count == 1

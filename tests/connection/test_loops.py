@@ -195,6 +195,27 @@ def test_an_owner_is_collected_while_its_loop_stands_still(
     assert sockets() <= before
 
 
+@pytest.mark.parametrize("new_loop", LOOPS)
+def test_the_cap_holds_for_what_falls_idle_while_its_loop_rests(new_loop: NewLoop) -> None:
+    """As where a program cancels what is left on a loop before closing it."""
+
+    async def call_two() -> tuple[ActorCaller, list[Any]]:
+        caller = ActorCaller(cap=Cap(1))
+        routes = ("first:1", "second:1")
+        return caller, [await caller.call(network, r, message(), wait=False) for r in routes]
+
+    loop, network = new_loop(), Network()
+    caller, replies = loop.run_until_complete(call_two())
+    assert caller._cap.surplus == 1
+    replies[0].cancel()
+    assert caller._cap.surplus == 0
+    loop.run_until_complete(settle())
+    assert [each.closed for each in network.opened] == [True, False]
+    replies[1].cancel()
+    loop.run_until_complete(caller.stop())
+    loop.close()
+
+
 def test_two_loops_deal_with_ends_of_connections_at_the_same_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

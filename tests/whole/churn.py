@@ -14,6 +14,7 @@ import resource
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -58,8 +59,8 @@ class Churn:
         try:
             while self._more():
                 self._loop(rng)
-        except BaseException as error:
-            self.errors.append(f"a loop died: {error!r}")
+        except BaseException:
+            self.errors.append(f"a loop died: {traceback.format_exc()}")
 
     def _loop(self, rng: random.Random) -> None:
         loop = self._new_loop()

@@ -253,7 +253,7 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     "what falls idle over the cap stays": (
         Edit(
             "connection/caller.py",
-            "        if self._cap.surplus:\n            self._cap.shrink()\n",
+            "        if self._cap.surplus:\n            self._cap.shrink(self.loop)\n",
             "",
         ),
     ),

@@ -232,7 +232,7 @@ def fork() -> None:
         if pid == 0:
             status = 1
             try:
-                left = [each for each in _peers_of(os.getpid()) if f"127.0.0.1:{each}" in addresses]
+                left = [each for each in _peers_of(os.getpid()) if each in addresses]
                 status = 0 if not left else 1
             finally:
                 os._exit(status)
@@ -245,10 +245,14 @@ def fork() -> None:
         run(main(hosted.addresses))
 
 
-def _peers_of(pid: int) -> list[int]:
+def _peers_of(pid: int) -> list[str]:
     import psutil
 
-    return [c.raddr.port for c in psutil.Process(pid).net_connections("tcp") if c.raddr]
+    return [
+        f"{c.raddr.ip}:{c.raddr.port}"
+        for c in psutil.Process(pid).net_connections("tcp")
+        if c.raddr
+    ]
 
 
 class SlowToPickle:

@@ -372,7 +372,7 @@ class ActorCaller(Periodic):
         for client in sorted(self._clients.values(), key=lambda c: c.idle_since or now):
             self._file(client, client.idle_since)
         self.ensure_check()
-        self._cap.shrink()
+        self._cap.shrink(self.loop)
 
     def sweep(self, now: float) -> None:
         """Close what has been idle for its timeout or has reached its age."""
@@ -444,7 +444,7 @@ class ActorCaller(Periodic):
     def fell_idle(self) -> None:
         """One more connection is idle."""
         if self._cap.surplus:
-            self._cap.shrink()
+            self._cap.shrink(self.loop)
 
     def answered(self, client: CallerClient) -> None:
         """A pool speaks on the other side of a connection."""

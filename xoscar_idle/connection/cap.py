@@ -106,9 +106,8 @@ class Cap:
                     self.exceeded += 1
                 return
 
-    def shrink(self) -> None:
-        """Close what is idle on this loop until the limit holds."""
-        loop = asyncio.get_running_loop()
+    def shrink(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Close what is idle on ``loop``, which may rest, until the limit holds."""
         while self.surplus and (victim := self._idlest(loop)) is not None:
             victim.close("cap")
 
