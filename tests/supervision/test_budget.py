@@ -64,6 +64,14 @@ def test_the_first_restart_is_immediate_and_then_they_wait_twice_as_long() -> No
     assert not without_limit.budget.is_open
 
 
+def test_without_a_limit_a_run_is_stable_as_with_the_usual_one() -> None:
+    run = Run(Limits.of("off", 60), start=0.5)
+    assert run.delays(4) == [0, 1, 2, 4]
+    run.ran = stable_after(0.5, USUAL.period)
+    assert run.delays(1) == [0]
+    assert len(run.budget._failures) == 1, "what is long past is not kept"
+
+
 @pytest.mark.parametrize("chance", [0.0, 0.25, 0.999999])
 def test_jitter(chance: float) -> None:
     delays = Run(Limits.of("off", 60), chance=chance).delays(9)

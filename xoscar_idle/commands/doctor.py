@@ -343,7 +343,12 @@ def _supervision(settings: dict[str, Any]) -> Check:
     ]
     if mode == "act":
         limit = settings.get("restart_limit")
-        parts.insert(1, f"degraded after more failures than {limit} (XOSCAR_RESTART_LIMIT)")
+        degraded = (
+            "never degraded (XOSCAR_RESTART_LIMIT is off)"
+            if limit == "off"
+            else f"degraded after more failures than {limit} (XOSCAR_RESTART_LIMIT)"
+        )
+        parts.insert(1, degraded)
     return Check("supervision", OK, "; ".join(parts), {"mode": mode, "directory": str(place)})
 
 

@@ -31,7 +31,8 @@ LONGEST_COOLDOWN = 600.0
 class Limits:
     """What an operator allows: failures in so many seconds, and how long to leave it alone then.
 
-    ``times`` None: as many as there are. ``cooldown`` 0: until somebody asks.
+    ``times`` None: as many as there are; ``period`` still tells what a stable run is. ``cooldown``
+    0: until somebody asks.
     """
 
     times: int | None = 3
@@ -42,7 +43,7 @@ class Limits:
     def of(cls, restart_limit: str, restart_cooldown: float) -> Limits:
         """Those of the settings."""
         if restart_limit == "off":
-            return cls(None, math.inf, restart_cooldown)
+            return cls(None, cooldown=restart_cooldown)
         times, period = values.times_per(restart_limit)
         return cls(times, period, restart_cooldown)
 
