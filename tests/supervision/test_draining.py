@@ -295,6 +295,6 @@ def test_the_error_travels() -> None:
     """To whoever does not have this package as xoscar's own error, and with its attributes."""
     import pickle
 
-    error = PoolUnavailable.turning_away("127.0.0.1:1", b"id", draining._REASON)
+    error = PoolUnavailable.turning_away("127.0.0.1:1", b"id", draining._REASON, "stopping")
     copy = pickle.loads(pickle.dumps(error))
     assert (copy.turned_away, copy.state, str(copy)) == (b"id", "stopping", str(error))

@@ -59,14 +59,16 @@ class Exchange:
     """
 
     pid: int
-    """The process that answers; known from :meth:`introduce` on."""
+    """The process that answers; known from :meth:`introduce` on, as is:"""
+    name: str
+    """What it calls itself."""
 
     def __init__(self, router: Any, route: str, timeout: float | None = None) -> None:
         self._router = router
         self._route = route
         self._timeout = timeout
         self._at_end = contextlib.ExitStack()
-        self._own_address = route
+        self.name = route
         self._answered = False
 
     async def open(self) -> None:
@@ -103,11 +105,11 @@ class Exchange:
         error = await self._ask(question_for_name(self._route))
         if not isinstance(error, ErrorMessage):
             raise ConnectionError("it does not speak as a pool does")
-        self._own_address, self.pid = error.address, error.pid
+        self.name, self.pid = error.address, error.pid
 
     async def config(self, content: str | None) -> Any:
         """The answer to a question for the pool's configuration; :meth:`introduce` comes first."""
-        reply = await self._ask(question_for_config(self._own_address, content))
+        reply = await self._ask(question_for_config(self.name, content))
         if isinstance(reply, ErrorMessage):
             raise reply.as_instanceof_cause()
         return reply.result

@@ -26,7 +26,7 @@ from xoscar.backends.message import ErrorMessage, MessageType, _AsCauseBase
 from .. import config, logs, side_thread
 from ..connection.exchange import NOBODY
 from ..connection.holding import REQUESTS
-from . import draining, evidence, health
+from . import draining, evidence, health, recreating
 from .crash import PoolCrashed, PoolUnavailable
 from .page import VARIABLE, Page
 
@@ -118,13 +118,17 @@ def handlers(original: dict[MessageType, Handler]) -> dict[MessageType, Handler]
 
 
 def _admitting(handler: Handler) -> Handler:
-    """Turns away what comes when nothing more is to be begun."""
+    """Turns away what comes when nothing more is to be begun, or the actor is not there yet."""
 
     @functools.wraps(handler)
     def handle(self: Any, message: Any) -> Coroutine[Any, Any, Any]:
         page = _page
-        if page is not None and page.draining:
-            error = draining.turned_away(page, self, message)
+        if page is not None:
+            error = None
+            if page.draining:
+                error = draining.turned_away(page, self, message)
+            elif page.recreating:
+                error = recreating.turned_away(self, message)
             if error is not None:
                 raise error
         return handler(self, message)

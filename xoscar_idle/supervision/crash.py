@@ -12,13 +12,16 @@ import functools
 import pkgutil
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from xoscar.backends.message import _AsCauseBase
-from xoscar.errors import ServerClosed
+from xoscar.errors import ActorNotExist, ServerClosed
 
 from .record import CrashRecord
 from .state import State
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class _Modules:
@@ -104,17 +107,19 @@ class PoolUnavailable(ConnectionRefusedError):
     restart_at: float | None = None
     """Unix time of the next try to start it, where one is planned."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Known(PoolUnavailable, ConnectionRefusedError), self.args, vars(self)
-
     turned_away: bytes | None = None
     """The id of the message that was not executed, where it is the pool itself that says so."""
 
+    _elsewhere: ClassVar[type[Exception]] = ConnectionRefusedError
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Known(type(self), self._elsewhere), self.args, vars(self)
+
     @classmethod
-    def turning_away(cls, address: str, message_id: bytes, reason: str) -> PoolUnavailable:
-        """The error of a pool that executes nothing more."""
+    def turning_away(cls, address: str, message_id: bytes, reason: str, state: str) -> Self:
+        """The error of a pool that does not execute a message."""
         error = cls(errno.ECONNREFUSED, f"pool {address} is down: {reason}")
-        error.address, error.turned_away, error.state = address, message_id, "stopping"
+        error.address, error.turned_away, error.state = address, message_id, state
         return error
 
     @classmethod
@@ -129,6 +134,12 @@ class PoolUnavailable(ConnectionRefusedError):
             setattr(error, name, told[name])
         error.restart_at = told.get("restart_at")
         return error
+
+
+class ActorUnavailable(PoolUnavailable, ActorNotExist):  # type: ignore[misc]
+    """A call to an actor that is being created again, since its pool is being recovered."""
+
+    _elsewhere = ActorNotExist
 
 
 def _state(told: Mapping[str, Any]) -> str:

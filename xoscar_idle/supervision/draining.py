@@ -115,7 +115,9 @@ def turned_away(page: Page, pool: Any, message: Any) -> PoolUnavailable | None:
     )
     if has_begun and not page.told().is_drained:
         return None
-    return PoolUnavailable.turning_away(pool.external_address, message.message_id, _REASON)
+    return PoolUnavailable.turning_away(
+        pool.external_address, message.message_id, _REASON, "stopping"
+    )
 
 
 def _method(message: Any) -> Any:

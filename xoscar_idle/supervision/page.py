@@ -4,7 +4,7 @@ It is written without asking anybody and read without disturbing anybody, and it
 writer: what a process had in process when it was killed stands there. It has no name in any file
 system, so it goes with the last who has it open, however they end.
 
-One writer, the sub-pool, but for one word; whoever reads may find a request half written, never a
+One writer, the sub-pool, but for two words; whoever reads may find a request half written, never a
 crash. Times are those of ``time.monotonic()``, which processes of one machine have in common.
 """
 
@@ -29,9 +29,9 @@ NAME = "xoscar-idle-page"
 SLOTS = 256
 """Requests in process of which more is told than that they are there."""
 
-_MAGIC = b"xoscar 3"
+_MAGIC = b"xoscar 4"
 _HEAD = struct.Struct("8sQ")  # the magic, the process id
-_TOLD = struct.Struct("ddddQQQIdIII")  # in the order of Told
+_TOLD = struct.Struct("ddddQQQIdIIII")  # in the order of Told
 _TOLD_AT = 16
 _FAULT_AT, _DOING_AT, _SLOTS_AT = 512, 1024, 16 * 1024
 _SLOT = struct.Struct("d119p")
@@ -77,6 +77,9 @@ class Told:
     """Whether an answer may have been lost with its connection when that was told."""
     draining: int = 0
     """The number of the drain: it is to begin nothing more. 0: it may. The main pool writes it."""
+    recreating: int = 0
+    """Whether the actors that its predecessor had are still being created. The main pool writes
+    it."""
 
     @property
     def is_drained(self) -> bool:
@@ -205,6 +208,11 @@ class Page:
         """As in :class:`Told`; looked at for each request."""
         return self._map[_DRAINING_AT]
 
+    @property
+    def recreating(self) -> int:
+        """As in :class:`Told`; looked at for each request."""
+        return self._map[_RECREATING_AT]
+
     def drain(self) -> int:
         """Say that nothing more is to be begun; the number of that drain."""
         told = self.told()
@@ -322,5 +330,7 @@ def _fields() -> Iterator[tuple[str, tuple[struct.Struct, int]]]:
 
 _FIELDS = dict(_fields())
 _COUNTS, _COUNTS_AT = struct.Struct("QQ"), _FIELDS["in_process"][1]
-_DRAINING_AT = _FIELDS["draining"][1] + (3 if sys.byteorder == "big" else 0)
+_LOW_BYTE = 3 if sys.byteorder == "big" else 0
+_DRAINING_AT = _FIELDS["draining"][1] + _LOW_BYTE
+_RECREATING_AT = _FIELDS["recreating"][1] + _LOW_BYTE
 _PROGRESS, _PROGRESS_AT = struct.Struct("dQ"), _FIELDS["progress"][1]

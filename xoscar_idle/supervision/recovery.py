@@ -36,7 +36,7 @@ from .. import config, logs
 from ..connection import holding
 from ..connection.deadlines import clear as clear_deadline
 from ..periodic import Background, spawn
-from . import ending, starting
+from . import ending, recreating, starting
 from .budget import Limits, Plan
 from .lineage import COMING, Lineage
 from .state import State
@@ -90,6 +90,7 @@ class Recovery:
         self._waiting: dict[Lineage, list[asyncio.Future[None]]] = {}
         self._woken = asyncio.Event()
         self._work: asyncio.Task[None] | None = None
+        self._new: list[Subpool] = []  # processes that it has started
         self._attempts: dict[Lineage, list[asyncio.Future[str]]] = {}
         self._background = Background()
         self.at_work: Lineage | None = None
@@ -388,6 +389,9 @@ class Recovery:
             await _ended(work)
         finally:
             self._work = None
+            for new in self._new:
+                recreating.end(new)
+            self._new.clear()
         self._keeper.follow()
         if work.cancelled():
             return "it was given up"
@@ -401,7 +405,10 @@ class Recovery:
         return why
 
     def _starting(self, lineage: Lineage, found: Subpool | None, new: Subpool) -> None:
-        if lineage.subpool is found:
+        # What a recovery has left running may still start processes when it has ended.
+        if lineage.subpool is found and lineage is self.at_work and self._work is not None:
+            self._new.append(new)
+            recreating.begin(new)
             self._keeper.change(lineage, State.STARTING, f"process {new.pid} is starting")
 
     # -- who waits -------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from xoscar.errors import ServerClosed
 from xoscar.utils import fix_all_zero_ip
 
 from ..connection.client import CallerClient
-from ..connection.exchange import ask, question_for_config, question_for_name
+from ..connection.exchange import Exchange, ask, question_for_config, question_for_name
 from ..connection.losses import Spawn
 from ..locks import process_lock
 from . import answers, supervisor
@@ -169,7 +169,7 @@ class Witness:
         known = self._whose(address)
         if known is None and via != address and (passed_on := self._known.get(via)) is not None:
             known = address, passed_on.main
-        if known is None:
+        if known is None and (known := await self._asked_itself(address, patience)) is None:
             return None
         name, main = known
         question = answers.until_recovered(name, patience, held, _own_name_for(main))
@@ -184,6 +184,19 @@ class Witness:
             # Its name for itself is not always that by which it is known here.
             told["address"] = address if there == name else fix_all_zero_ip(there, address)
         return told
+
+    async def _asked_itself(self, address: str, timeout: float) -> tuple[str, str] | None:
+        """As :meth:`_whose`, of one that has been called for the first time, and answers."""
+        router = Router.get_instance_or_empty()
+        try:
+            async with Exchange(router, address, min(timeout, INTRODUCTION)) as exchange:
+                await exchange.introduce()
+                main = fix_all_zero_ip(await exchange.config("main_pool_address"), address)
+        except Exception as error:
+            logger.debug("the main pool of %s is not known: %r", address, error)
+            return None
+        self._remember(address, exchange.name, main)
+        return self._whose(address)
 
     async def excused(self, client: CallerClient) -> str:
         """Why a pool that answers no probe is not given up: its main pool says that it is busy."""
