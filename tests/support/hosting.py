@@ -108,6 +108,10 @@ class Worker(xo.StatelessActor):  # type: ignore[misc]
     def written(self) -> int:
         return len(self._bytes.getvalue())
 
+    def streams(self) -> int:
+        """How many of its generators somebody still has."""
+        return len(self._generators)
+
     @xo.generator  # type: ignore[untyped-decorator]
     async def count(self, n: int, pause: float = 0.0) -> AsyncIterator[int]:
         for i in range(n):

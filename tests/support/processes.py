@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -91,9 +92,15 @@ def lives(pid: int) -> bool:
 
 
 def line(process: subprocess.Popen[str]) -> str:
-    """The next line that it prints, without its end."""
+    """The next line that it prints, without its end; one that prints none is killed."""
     assert process.stdout is not None
-    read = process.stdout.readline()
+    guard = threading.Timer(BOUND, process.kill)
+    guard.start()
+    try:
+        read = process.stdout.readline()
+    finally:
+        guard.cancel()
+        guard.join()
     assert read, f"it ended with exit status {process.wait()}"
     return read.rstrip("\n")
 

@@ -35,6 +35,7 @@ import xoscar as xo
 from xoscar.errors import ActorNotExist, ServerClosed
 
 import xoscar_idle
+from xoscar_idle.connection import streams
 
 from ..support import leaks
 from ..support.endpoints import HOST
@@ -312,15 +313,14 @@ async def kill(rng: random.Random, town: Town) -> None:
 async def stop(rng: random.Random, town: Town) -> None:
     """A sub-pool stands still for a while, alive to its kernel alone."""
     if victims := await asyncio.to_thread(town.host.sub_pools):
-        # By a thread: this loop stands still while xoscar waits for a generator's destruction.
-        await asyncio.to_thread(_pause, rng.choice(victims), rng.random())
+        await _pause(rng.choice(victims), rng.random())
         town.tally.add("SIGSTOP")
 
 
-def _pause(process: psutil.Process, seconds: float) -> None:
+async def _pause(process: psutil.Process, seconds: float) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         process.send_signal(signal.SIGSTOP)
-        time.sleep(seconds)
+        await asyncio.sleep(seconds)
         process.send_signal(signal.SIGCONT)
 
 
@@ -401,6 +401,7 @@ async def fork(rng: random.Random, town: Town) -> None:
         town.tally, town.echoes = Tally(), Counter()
         before = sockets()
         asyncio.run(call_on(callers, town, _calls(10)))
+        streams.wait(BOUND)
         if sockets() > before:
             town.tally.violate(f"a forked child holds {sockets()} sockets, at first {before}")
         theirs.send((town.tally.counts, town.echoes, town.tally.violations))
@@ -485,9 +486,10 @@ async def _quiet_down(town: Town) -> None:
     for address in town.host.addresses:
         while True:
             try:
-                _check(await (await worker(address)).echo("back"), "back")
+                answer = await asyncio.wait_for((await worker(address)).echo("back"), BOUND)
+                _check(answer, "back")
                 break
-            except GONE as error:
+            except (*GONE, asyncio.TimeoutError) as error:
                 if time.monotonic() > end:
                     town.tally.violate(f"{address} does not come back: {error!r}")
                     break
@@ -544,13 +546,10 @@ def _installed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _watched(tally: Tally) -> Iterator[None]:
-    """Threads that fail: xoscar starts one to destroy each generator that is garbage."""
+    """Threads that fail."""
 
     def failed(args: threading.ExceptHookArgs) -> None:
-        if isinstance(args.exc_value, GONE):
-            tally.add("destroying a generator failed")
-        else:
-            tally.violate(f"in {args.thread}: {args.exc_value!r}")
+        tally.violate(f"in {args.thread}: {args.exc_value!r}")
 
     before, threading.excepthook = threading.excepthook, failed
     try:

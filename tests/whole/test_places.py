@@ -54,6 +54,8 @@ KNOWN = {
     "xoscar.api:AsyncActorMixin.__xoscar_next__": ("8b824c6c75c7",),
     "xoscar.api:AsyncActorMixin.__xoscar_destroy_generator__": ("c0fb70887861",),
     "xoscar.api:IteratorWrapper.__anext__": ("510017e22ac8",),
+    "xoscar.api:IteratorWrapper.__del__": ("a345e0eaf08d",),
+    "xoscar.api:IteratorWrapper.destroy": ("ecb7395c31e0",),
 }
 """Digests of the code in xoscar 0.11.0 to 0.12.2, the oldest first."""
 

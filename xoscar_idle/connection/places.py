@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..patching import Place
-from . import accepted, deadlines, frames, leases, preexisting, registry, routing
+from . import accepted, deadlines, frames, leases, preexisting, registry, routing, streams
 
 
 def _call(
@@ -51,6 +51,7 @@ _CONTEXT = "xoscar.backends.context:IndigenActorContext"
 _POOL = "xoscar.backends.pool:AbstractActorPool"
 _MAIN_POOL = "xoscar.backends.pool:MainActorPoolBase"
 _CHANNEL = "xoscar.backends.communication.socket:SocketChannel"
+_STREAM = "xoscar.api:IteratorWrapper"
 _SERVER = "xoscar.backends.communication.socket:_BaseSocketServer"
 
 PLACES = (
@@ -137,6 +138,13 @@ PLACES = (
         deadlines.without,
         ("self",),
     ),
+    Place(
+        _STREAM,
+        "__del__",
+        "an event loop does not stand still while a pool is told that nobody reads its generator",
+        streams.let_go,
+        ("self",),
+    ),
 )
 
 RELIED_ON: dict[str, tuple[str, ...] | None] = {
@@ -162,6 +170,7 @@ RELIED_ON: dict[str, tuple[str, ...] | None] = {
     f"{_CHANNEL}.reader": None,
     f"{_CHANNEL}.writer": None,
     f"{_CHANNEL}._send_lock": None,
+    f"{_STREAM}.destroy": ("self",),
     f"{_SERVER}._channels": None,
     f"{_SERVER}.channel_class": None,
     "xoscar.backends.communication.dummy:DummyChannel._closed": None,

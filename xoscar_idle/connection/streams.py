@@ -1,0 +1,68 @@
+"""Remote generators that nobody reads any more.
+
+xoscar lets go of one when Python finds that it is garbage: the finalizer starts a thread, which
+tells the actor, and waits for it. Finalizers run wherever memory is allocated. So an event loop
+would stand still until the pool answers, for ever if it does not; and what is interrupted may hold
+a lock which the thread needs, so that each waits for the other. Here nobody waits for the thread
+but the end of the process, within a bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from . import holding
+
+logger = logging.getLogger("xoscar_idle")
+
+AT_END = 1.0
+"""Seconds for which a process waits at its end for pools to be told."""
+
+_under_way: set[threading.Thread] = set()
+
+
+def let_go(original: Callable[[Any], None]) -> Callable[[Any], None]:
+    """For ``__del__`` of xoscar's remote generators: nobody waits for what it begins."""
+
+    @functools.wraps(original)
+    def __del__(self: Any) -> None:
+        if not self._gc_destroy:  # somebody else has it, or had it last
+            return
+        telling = threading.Thread(target=_tell, args=(self,), daemon=True)
+        _under_way.add(telling)
+        try:
+            telling.start()
+        except RuntimeError as error:  # no more threads, or none any more: the interpreter ends
+            _under_way.discard(telling)
+            logger.debug("a remote generator is not let go of: %s", error)
+
+    return __del__
+
+
+def _tell(stream: Any) -> None:
+    try:
+        with holding.off():  # one whose pool has died has died with it
+            asyncio.run(stream.destroy())
+    except Exception as error:
+        logger.debug("a remote generator is not let go of: %r", error)
+    finally:
+        _under_way.discard(threading.current_thread())
+
+
+def wait(seconds: float = AT_END) -> None:
+    """Wait until all pools have been told, within so many seconds."""
+    until = time.monotonic() + seconds
+    for each in list(_under_way):
+        with contextlib.suppress(RuntimeError):  # not started yet
+            each.join(max(0.0, until - time.monotonic()))
+
+
+atexit.register(wait)
