@@ -118,6 +118,23 @@ async def begin(caller: ActorCaller, network: Network, message: Any) -> Any:
     return future
 
 
+def test_a_connect_that_fails_has_executed_nothing(holds: Callable[[Test], None]) -> None:
+    """In whatever way; as one that takes too long."""
+
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        network.failure = ConnectionError("connect timeout")
+        sent = send("not to be tried again")
+        future = await caller.call(network, "a:1", sent, wait=False)
+        network.failure = None
+        await settle()
+        recoveries.tell("a:1")
+        await settle()
+        network.opened[0].reply(sent)
+        await future
+
+    holds(test)
+
+
 def test_a_refused_call_goes_to_the_recovered_pool(holds: Any) -> None:
     async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
         messages = [send(), send("else")]

@@ -217,7 +217,9 @@ class Connects:
         connect.seat.leave()
         if error is not None:
             name = routing.known_as(connect.router, connect.route)
-            connect.fail(transports.explained(error, name, took, len(connect.waiters)))
+            explained: Any = transports.explained(error, name, took, len(connect.waiters))
+            explained.unexecuted = True
+            connect.fail(explained)
 
     def _hand_over(self, connect: Connect, connection: transports.Client) -> None:
         """Have an open connection kept, and give it to all who wait."""
