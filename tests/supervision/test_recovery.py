@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from xoscar_idle import PoolCrashed
 from xoscar_idle.supervision import recovery
 
 from ..support import crashing, processes
-from ..support.crashing import create, error_of, revived, run, sub_pools, victim
+from ..support.crashing import Slow, create, error_of, revived, run, sub_pools, victim
 from ..support.environment import environment
 from ..support.waiting import BOUND, bounded, eventually_here, eventually_told
 
@@ -207,9 +208,12 @@ def test_a_pool_that_starts_empty(on_uvloop: bool) -> None:
     run(main(), on_uvloop)
 
 
-@pytest.mark.skipif(
+handing_over = pytest.mark.skipif(
     not hasattr(MainActorPool, "handoff_to"), reason="xoscar 0.12 has the hand-over, not this one"
 )
+
+
+@handing_over
 @pytest.mark.usefixtures("package")
 def test_one_that_was_handed_over() -> None:
     """Its new main pool notices its end, and cannot know how it ended."""
@@ -228,6 +232,54 @@ def test_one_that_was_handed_over() -> None:
             assert (error.pid, error.exit_code, error.in_flight) == (pid, None, 1)
             assert f"pool {address} (pid {pid}) died, its exit status is unknown," in str(error)
             assert await (await revived(address)).pid() != pid
+
+    with crashing.host(n_process=0, XOSCAR_IDLE_TIMEOUT="600") as host:
+        run(main(host))
+
+
+@handing_over
+@pytest.mark.usefixtures("acting")
+def test_a_hand_over_waits_for_the_recovery_that_is_under_way(tmp_path: Path) -> None:
+    async def main(host: crashing.Host) -> None:
+        async with crashing.pool(1) as pool:
+            (address,) = sub_pools(pool)
+            await xo.create_actor(Slow, str(tmp_path), uid="slow", address=address)
+            ref = await victim(address)
+            pid = await ref.pid()
+            await error_of(ref.die("kill"))
+            await eventually_here((tmp_path / "again").exists)
+            handing = asyncio.ensure_future(pool.handoff_to(host.main))
+            await asyncio.sleep(0)
+            (tmp_path / "go on").touch()
+            assert await bounded(handing) == [address]
+            new = await (await revived(address)).pid()
+            assert new != pid
+            assert not xoscar_idle.pools()
+            relaying = await victim(host.main)
+            assert await relaying.relay(address, "pid") == new
+
+    with crashing.host(n_process=0, XOSCAR_IDLE_TIMEOUT="600") as host:
+        run(main(host))
+
+
+@handing_over
+def test_a_hand_over_is_refused_while_a_sub_pool_is_down(acting: Callable[..., None]) -> None:
+    """It is recovered all the same, by the main pool that it had."""
+    acting(restart_limit="0/60", restart_cooldown=1)
+
+    async def main(host: crashing.Host) -> None:
+        async with crashing.pool(2) as pool:
+            first, second = sub_pools(pool)
+            ref = await victim(first)
+            pid = await ref.pid()
+            await error_of(ref.die("kill"))
+            await eventually_here(lambda: xoscar_idle.pools()[0].state == "degraded")
+            refused = await error_of(pool.handoff_to(host.main))
+            assert not isinstance(refused, asyncio.TimeoutError), refused
+            assert await (await revived(first)).pid() != pid
+            assert await (await victim(second)).pid()
+            await eventually_here(lambda: {p.state for p in xoscar_idle.pools()} == {"healthy"})
+            assert sorted(await bounded(pool.handoff_to(host.main))) == sorted((first, second))
 
     with crashing.host(n_process=0, XOSCAR_IDLE_TIMEOUT="600") as host:
         run(main(host))

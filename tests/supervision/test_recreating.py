@@ -21,27 +21,12 @@ from xoscar_idle import PoolUnavailable
 from xoscar_idle.supervision.crash import ActorUnavailable
 
 from ..support import crashing
-from ..support.crashing import Recording, Victim, error_of, sub_pools, victim
+from ..support.crashing import Recording, Slow, Victim, error_of, sub_pools, victim
 from ..support.environment import environment
 from ..support.processes import line, started
 from ..support.waiting import bounded, eventually_here, eventually_told
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("acting")]
-
-
-class Slow(Victim):
-    """From its second creation on, it is only there when a file is."""
-
-    def __init__(self, directory: str) -> None:
-        super().__init__()
-        self._begun, self._go_on = Path(directory, "begun"), Path(directory, "go on")
-
-    async def __post_create__(self) -> None:
-        if self._begun.exists():
-            self._begun.with_name("again").touch()
-            while not self._go_on.exists():  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-        self._begun.touch()
 
 
 class Curious(Victim):

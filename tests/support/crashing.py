@@ -131,6 +131,21 @@ class Recording(Victim):
         return name
 
 
+class Slow(Victim):
+    """From its second creation on, it is only there when a file is."""
+
+    def __init__(self, directory: str) -> None:
+        super().__init__()
+        self._begun, self._go_on = Path(directory, "begun"), Path(directory, "go on")
+
+    async def __post_create__(self) -> None:
+        if self._begun.exists():
+            self._begun.with_name("again").touch()
+            while not self._go_on.exists():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        self._begun.touch()
+
+
 def gated(pool: Any) -> asyncio.Event:
     """Let recoveries of a main pool wait for that."""
     own, go_on = pool.recover_sub_pool, asyncio.Event()
