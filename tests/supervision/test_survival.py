@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import xoscar as xo
 from xoscar.core import create_actor_ref
@@ -30,7 +31,6 @@ from ..support.crashing import (
     victim,
 )
 from ..support.endpoints import HOST
-from ..support.processes import lives
 from ..support.waiting import bounded, eventually_here, eventually_told
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("surviving")]
@@ -82,8 +82,8 @@ def test_a_caller_elsewhere(way: str) -> None:
         if way == "kill":
             os.kill(pid, signal.SIGKILL)
             # What is written before that is seen may have been executed, and the kernel accepts
-            # connections for a process that is going.
-            await eventually_here(lambda: not lives(pid))
+            # connections for a process of which a thread is still going.
+            await eventually_here(lambda: not psutil.pid_exists(pid))
             await eventually_here(
                 lambda: first not in [each.address for each in xoscar_idle.connections()]
             )
