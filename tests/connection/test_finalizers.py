@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from xoscar_idle.connection import counters, statistics
+from xoscar_idle.connection.bounds import Bounds
 from xoscar_idle.connection.cap import Cap
 
 from ..support.waiting import BOUND
@@ -59,3 +60,22 @@ def test_while_somebody_to_make_room_is_looked_for() -> None:
 
     assert ends(lambda: asyncio.run(shrink()))
     assert cap.count == 1
+
+
+def test_while_a_call_takes_its_place_among_those_that_wait() -> None:
+    bounds = Bounds()
+
+    class Pool(str):
+        """Another one's calls wait no more as soon as this one is looked for."""
+
+        __slots__ = ()
+
+        def __hash__(self) -> int:
+            if bounds.by_pool().get("other"):
+                bounds.leave("other", 10)
+            return super().__hash__()
+
+    assert bounds.take("other", 10)
+    assert ends(lambda: bounds.take(Pool("pool"), 20))
+    assert bounds.by_pool() == {"pool": 1}
+    assert bounds._bytes == 20

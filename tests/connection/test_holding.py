@@ -24,10 +24,11 @@ from xoscar.core import create_actor_ref
 from xoscar.errors import ServerClosed
 
 from xoscar_idle import config
-from xoscar_idle.connection import holding, losses
+from xoscar_idle.connection import bounds, holding, losses
+from xoscar_idle.connection.bounds import Bounds
 from xoscar_idle.connection.caller import ActorCaller
 from xoscar_idle.connection.deadlines import CallTimeout, deadline
-from xoscar_idle.connection.holding import MOST_EXECUTIONS, Bounds, Failure, may_wait
+from xoscar_idle.connection.failures import MOST_EXECUTIONS, Failure, may_wait
 
 from ..conftest import Run
 from ..support.memory import Network, settle
@@ -97,12 +98,12 @@ def holds(in_virtual_time: Run) -> Iterator[Callable[[Test], None]]:
             assert not caller._holding._waiting
             assert not caller._holding._tasks
             assert not caller._holding._calls
-            assert not holding.bounds.by_pool()
+            assert not bounds.process.by_pool()
         finally:
             losses.tell(None)
 
     yield lambda test: in_virtual_time(lambda c, n: with_recoveries(test, c, n))
-    assert holding.bounds._bytes == 0
+    assert bounds.process._bytes == 0
 
 
 def send(method: str = "work", uid: bytes = b"uid") -> SendMessage:
@@ -141,7 +142,7 @@ def test_a_refused_call_goes_to_the_recovered_pool(holds: Any) -> None:
         futures = [await begin(caller, network, each) for each in messages]
         assert recoveries.asked == [("a:1", 60, 1)], "once for all"
         assert recoveries.held() == 2
-        assert holding.bounds.by_pool() == {"a:1": 2}
+        assert bounds.process.by_pool() == {"a:1": 2}
         await asyncio.sleep(50)
         assert not any(future.done() for future in futures)
         recoveries.tell("a:1")
@@ -443,9 +444,9 @@ def test_the_recovery_itself_does_not_wait(holds: Any) -> None:
 
 def test_bounds(holds: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
     async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
-        size = holding._size(send())
+        size = bounds.size_of(send())
         assert size is not None
-        monkeypatch.setattr(holding, "bounds", Bounds(calls=3, size=2 * size + size // 2))
+        monkeypatch.setattr(bounds, "process", Bounds(calls=3, size=2 * size + size // 2))
         waiting = [await begin(caller, network, send()) for _ in range(2)]
         network.failure = REFUSED
         for _ in range(2):
@@ -463,7 +464,7 @@ def test_a_message_is_as_large_as_what_it_carries() -> None:
     ref = create_actor_ref("a:1", b"x")
     for carried in (0, 10**6):
         message = SendMessage(new_message_id(), ref, ("m", 0, (b"x" * carried,), {}))
-        size = holding._size(message)
+        size = bounds.size_of(message)
         assert size is not None
         assert carried < size < carried * 1.1 + 1000
 
@@ -734,7 +735,7 @@ def test_what_waits_when_its_loop_is_closed_takes_no_room(holds: Any) -> None:
     async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
         future = await begin(caller, network, send())
         caller.sever("loop")
-        assert not holding.bounds.by_pool(), "whether the loop runs on or not"
+        assert not bounds.process.by_pool(), "whether the loop runs on or not"
         await settle()
         with pytest.raises(ConnectionRefusedError):
             await future

@@ -16,7 +16,7 @@ from xoscar.core import create_actor_ref
 
 import xoscar_idle
 from xoscar_idle import PoolCrashed, PoolUnavailable
-from xoscar_idle.connection import holding
+from xoscar_idle.connection import bounds
 
 from ..support import crashing
 from ..support.crashing import (
@@ -118,7 +118,7 @@ def test_a_caller_that_does_not_know_the_name_of_the_pool(way: str) -> None:
 
         async def held() -> bool:
             calls.append(asyncio.ensure_future(ref.pid()))
-            return bool(holding.bounds.by_pool())
+            return bool(bounds.process.by_pool())
 
         await eventually_told(held)
         assert await bounded(in_process) == pid
@@ -258,17 +258,17 @@ async def test_callers_on_other_loops_of_the_process() -> None:
 
         async def tells() -> None:
             await ref.pid.tell()
-            await eventually_here(lambda: holding.bounds.by_pool() == {address: 6})
+            await eventually_here(lambda: bounds.process.by_pool() == {address: 6})
 
         await error_of(ref.die("kill"))
         called = asyncio.ensure_future(asyncio.to_thread(asyncio.run, calls()))
         await eventually_here(lambda: xoscar_idle.pools()[0].held == 5)
         await bounded(asyncio.to_thread(asyncio.run, tells()))
-        assert holding.bounds.by_pool() == {address: 5}
+        assert bounds.process.by_pool() == {address: 5}
         go_on.set()
         (new,) = await bounded(called)
         assert new != pid
-        assert not holding.bounds.by_pool()
+        assert not bounds.process.by_pool()
 
 
 async def test_calls_that_wait_when_all_is_put_back() -> None:
@@ -280,7 +280,7 @@ async def test_calls_that_wait_when_all_is_put_back() -> None:
         await eventually_here(lambda: xoscar_idle.pools()[0].held == 1)
         xoscar_idle.uninstall()
         assert type(await bounded(call)) is PoolUnavailable
-        assert not holding.bounds.by_pool()
+        assert not bounds.process.by_pool()
         go_on.set()
         await revived(address)
 

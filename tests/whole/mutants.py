@@ -281,7 +281,7 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     # -- calls that wait
     "holding: what may have been executed is sent again": (
         Edit(
-            "connection/holding.py",
+            "connection/failures.py",
             'executed=not getattr(error, "unexecuted", False)',
             "executed=False",
         ),
@@ -296,7 +296,7 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     "holding: what is over takes room": (
         Edit(
             "connection/holding.py",
-            "            bounds.leave(self._failure.pool, self._size or 0)\n",
+            "            bounds.process.leave(self._failure.pool, self._size or 0)\n",
             "            pass\n",
         ),
     ),
@@ -325,7 +325,7 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     ),
     "holding: what cannot be written has no end": (
         Edit(
-            "connection/holding.py",
+            "connection/bounds.py",
             "    except Exception:\n        return None\n    return sum(",
             "    finally:\n        pass\n    return sum(",
         ),

@@ -9,43 +9,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-import fnmatch
 import logging
-import threading
-from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from xoscar.backends.message import (
-    ErrorMessage,
     HasActorMessage,
     MessageType,
     ResultMessage,
     new_message_id,
 )
 from xoscar.core import create_actor_ref
-from xoscar.errors import ServerClosed
-from xoscar.serialization import serialize
-from xoscar.utils import fix_all_zero_ip
 
-from .. import config, values
+from .. import config
 from ..periodic import spawn
-from . import losses
+from . import bounds, losses
 from .client import copy_error, settable
 from .deadlines import method_of
+from .failures import READING, REQUESTS, Failure, failure_of, may_wait, turned_away
 
 logger = logging.getLogger("xoscar_idle")
-
-MOST_CALLS = 10_000
-"""Calls of a process that wait; more fail at once."""
-
-MOST_BYTES = 256 << 20
-"""Bytes of their messages."""
-
-MOST_EXECUTIONS = 5
-"""Times that a call may have been executed: one may be what its pool dies of."""
 
 SHORT, MOST_SHORT = 1.0, 3
 """Waits of less than that many seconds, so many of them in a row, that have led to a failure: the
@@ -58,84 +43,8 @@ SAME_TIME = 0.05
 """Seconds by which the clock of who is asked may differ: uvloop's has milliseconds, and stands
 still within a turn of the loop."""
 
-REQUESTS = (
-    MessageType.send,
-    MessageType.tell,
-    MessageType.create_actor,
-    MessageType.destroy_actor,
-    MessageType.has_actor,
-    MessageType.actor_ref,
-)
-"""What executes something or asks for an actor; what goes on beside does not wait."""
-
-_READING = (MessageType.has_actor, MessageType.actor_ref)
-"""Questions, which may be asked again whatever became of them."""
-
-_FOLLOWING = (MessageType.send, MessageType.tell, *_READING)
+_FOLLOWING = (MessageType.send, MessageType.tell, *READING)
 """What can go to the successor of a pool, if the actor is there."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a call has no answer, for which pool it could wait, and whether it may have run."""
-
-    error: BaseException
-    pool: str
-    executed: bool
-
-
-def failure_of(error: BaseException, address: str) -> Failure | None:
-    """What an error says of a call to ``address``; None: nothing that a recovery would mend."""
-    if getattr(error, "closed_here", False):  # by this process: there is nothing to wait for
-        return None
-    if isinstance(error, (ConnectionRefusedError, FileNotFoundError)):  # a unix socket has gone
-        return Failure(error, address, executed=False)
-    if isinstance(error, (ServerClosed, ConnectionError)):
-        return Failure(error, address, executed=not getattr(error, "unexecuted", False))
-    return None
-
-
-def turned_away(message: Any, reply: Any, address: str) -> Failure | None:
-    """The failure where a reply from ``address`` says that exactly this was not executed."""
-    if not isinstance(reply, ErrorMessage):
-        return None
-    error = reply.error
-    if getattr(error, "turned_away", None) != message.message_id:
-        return None
-    return Failure(error, fix_all_zero_ip(error.address, address), executed=False)
-
-
-def may_wait(
-    failure: Failure, kind: MessageType, method: str | None, retry: tuple[str, ...], executions: int
-) -> bool:
-    """Whether a call that failed so can be sent again.
-
-    Parameters
-    ----------
-    kind, method
-        Of its message.
-    retry
-        The setting.
-    executions
-        How often it may have been executed, with this time.
-    """
-    if kind not in REQUESTS:
-        return False
-    # The state of a stream has gone with its pool; xoscar lets the caller's loop stand still while
-    # it lets go of one.
-    if method is not None and method.startswith("__xoscar_"):
-        return False
-    if not failure.executed:
-        return True
-    if executions >= MOST_EXECUTIONS:
-        return False
-    if kind in _READING:
-        return True
-    if kind not in (MessageType.send, MessageType.tell) or method is None:
-        return False
-    return any(
-        fnmatch.fnmatchcase(method, pattern) for pattern in retry if pattern != values.UNSENT
-    )
 
 
 # -- whether calls wait at all -----------------------------------------------------------------
@@ -170,88 +79,6 @@ def is_on(message: Any) -> bool:
         return False
     scope = _none.get()
     return scope is None or scope.ended
-
-
-# -- how much waits ----------------------------------------------------------------------------
-
-
-class Bounds:
-    """What waits in this process, over all threads."""
-
-    def __init__(self, calls: int = MOST_CALLS, size: int = MOST_BYTES) -> None:
-        self._most_calls, self._most_bytes = calls, size
-        self._lock = threading.Lock()
-        self._by_pool: Counter[str] = Counter()
-        self._bytes = 0
-        self._told = False
-
-    def take(self, pool: str, size: int) -> bool:
-        """One more wants to wait, of so many bytes; whether there is room."""
-        with self._lock:
-            room = (
-                sum(self._by_pool.values()) < self._most_calls
-                and self._bytes + size <= self._most_bytes
-            )
-            if room:
-                self._by_pool[pool] += 1
-                self._bytes += size
-        if not room and not self._told:
-            self._told = True
-            logger.warning(
-                "calls to pool %s do not wait for its recovery: %d calls with messages of %d bytes "
-                "do already, and no more than %d, or %d bytes, may",
-                pool,
-                sum(self._by_pool.values()),
-                self._bytes,
-                self._most_calls,
-                self._most_bytes,
-            )
-        return room
-
-    def leave(self, pool: str, size: int) -> None:
-        """One waits no more."""
-        with self._lock:
-            self._by_pool[pool] -= 1
-            self._bytes -= size
-            if not self._by_pool[pool]:
-                del self._by_pool[pool]
-
-    def by_pool(self) -> dict[str, int]:
-        """How many wait, by the address of the pool."""
-        with self._lock:
-            return dict(self._by_pool)
-
-
-bounds = Bounds()
-"""Those of the process."""
-
-
-def after_fork() -> None:
-    """In a forked child: what waits is the parent's."""
-    global bounds
-    bounds = Bounds()
-
-
-def _size(message: Any) -> int | None:
-    """Bytes that it takes; None: that is not known, since it cannot be written."""
-    try:
-        header, buffers = serialize(message)
-    except Exception:
-        return None
-    return sum(_nbytes(each) for each in (*buffers, *_flat(header)))
-
-
-def _flat(header: Any) -> Iterator[Any]:
-    """The bytes and texts of a header, which has all that is small."""
-    if isinstance(header, (tuple, list)):
-        for each in header:
-            yield from _flat(each)
-    elif isinstance(header, (bytes, str)):
-        yield header
-
-
-def _nbytes(buffer: Any) -> int:
-    return int(getattr(buffer, "nbytes", None) or len(buffer))
 
 
 # -- the calls ---------------------------------------------------------------------------------
@@ -464,8 +291,8 @@ class Call:
             self._waited = 0.0
         left = chosen.recovery_timeout - self._waited
         if self._size is None:
-            self._size = _size(message)
-        if left <= 0 or self._size is None or not bounds.take(failure.pool, self._size):
+            self._size = bounds.size_of(message)
+        if left <= 0 or self._size is None or not bounds.process.take(failure.pool, self._size):
             return False
         self._failure, self._held_at = failure, now
         self.waits = self._is_filed = self._has_room = True
@@ -489,7 +316,7 @@ class Call:
         """It takes none of the bounds any more. In any thread, with its loop at rest."""
         if self._has_room and self._failure is not None:
             self._has_room = False
-            bounds.leave(self._failure.pool, self._size or 0)
+            bounds.process.leave(self._failure.pool, self._size or 0)
 
     def _unfile(self) -> None:
         """It does not wait for its pool any more."""

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 
 from .. import config
-from . import accepted, cap, holding, preexisting, registry
+from . import accepted, bounds, cap, preexisting, registry
 from .caller import ActorCaller
 from .places import PLACES, RELIED_ON
 
@@ -46,7 +46,7 @@ def stop() -> None:
 def after_fork() -> None:
     """In a forked child: what there is belongs to the parent."""
     cap.after_fork()
-    holding.after_fork()
+    bounds.after_fork()
     registry.after_fork()
 
 

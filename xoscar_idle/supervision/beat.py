@@ -25,7 +25,7 @@ from xoscar.backends.message import ErrorMessage, MessageType, _AsCauseBase
 
 from .. import config, logs, side_thread
 from ..connection.exchange import NOBODY
-from ..connection.holding import REQUESTS
+from ..connection.failures import REQUESTS
 from . import draining, evidence, health, recreating
 from .crash import PoolCrashed, PoolUnavailable
 from .page import VARIABLE, Page
