@@ -141,7 +141,7 @@ PLACES = (
     Place(
         _STREAM,
         "__del__",
-        "an event loop does not stand still while a pool is told that nobody reads its generator",
+        "an event loop does not stand still until a pool knows that nobody reads its generator",
         streams.let_go,
         ("self",),
     ),

@@ -3,8 +3,8 @@
 xoscar lets go of one when Python finds that it is garbage: the finalizer starts a thread, which
 tells the actor, and waits for it. Finalizers run wherever memory is allocated. So an event loop
 would stand still until the pool answers, for ever if it does not; and what is interrupted may hold
-a lock which the thread needs, so that each waits for the other. Here nobody waits for the thread
-but the end of the process, within a bound.
+a lock which the thread needs, so that each waits for the other. Here it is waited for as long as it
+takes where all is well, and at the end of the process.
 """
 
 from __future__ import annotations
@@ -23,25 +23,31 @@ from . import holding
 
 logger = logging.getLogger("xoscar_idle")
 
+PATIENCE = 0.1
+"""Seconds for which an event loop stands still at most, once for each pool that does not answer."""
+
 AT_END = 1.0
 """Seconds for which a process waits at its end for pools to be told."""
 
-_under_way: set[threading.Thread] = set()
+_under_way: dict[threading.Thread, str] = {}
+"""Who tells, and the address of the pool."""
 
 
 def let_go(original: Callable[[Any], None]) -> Callable[[Any], None]:
-    """For ``__del__`` of xoscar's remote generators: nobody waits for what it begins."""
+    """For ``__del__`` of xoscar's remote generators: what it begins is not waited for for ever."""
 
     @functools.wraps(original)
     def __del__(self: Any) -> None:
         if not self._gc_destroy:  # somebody else has it, or had it last
             return
+        patience = 0.0 if self._actor_addr in list(_under_way.values()) else PATIENCE
         telling = threading.Thread(target=_tell, args=(self,), daemon=True)
-        _under_way.add(telling)
+        _under_way[telling] = self._actor_addr
         try:
             telling.start()
+            telling.join(patience)
         except RuntimeError as error:  # no more threads, or none any more: the interpreter ends
-            _under_way.discard(telling)
+            _under_way.pop(telling, None)
             logger.debug("a remote generator is not let go of: %s", error)
 
     return __del__
@@ -54,7 +60,7 @@ def _tell(stream: Any) -> None:
     except Exception as error:
         logger.debug("a remote generator is not let go of: %r", error)
     finally:
-        _under_way.discard(threading.current_thread())
+        _under_way.pop(threading.current_thread(), None)
 
 
 def wait(seconds: float = AT_END) -> None:
