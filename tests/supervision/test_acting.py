@@ -288,7 +288,7 @@ async def test_a_restart_has_a_bound(acting: Any) -> None:
         held = asyncio.ensure_future(ref.hold())
         await eventually_here(lambda: told(address).in_process == 1)
         applied = await bounded(xoscar_idle.apply("restart", address, drain=0.1))
-        assert applied.reason == "it has been replaced, with requests in process after 0.1 s"
+        assert applied.reason == "it has been replaced, with 1 request in process after 0.1 s"
         error = await error_of(held)
         assert type(error) is xo.ServerClosed
         assert "it was restarted by an operator" in str(error)

@@ -89,6 +89,16 @@ async def drain(pool: Any, address: str, found: Subpool, seconds: float) -> bool
             await asking
 
 
+def undone(found: Subpool, seconds: float) -> str:
+    """What is to be said where it has not, after so many seconds."""
+    if found.page is None or found.page.writer() is None:
+        return ", without a drain, since it tells nothing of itself"
+    if not (left := found.in_process()):
+        return f", with answers on their way or generators open after {seconds:g} s"
+    many = "" if left == 1 else "s"
+    return f", with {left} request{many} in process after {seconds:g} s"
+
+
 def _is_understood(asked: asyncio.Future[Any]) -> bool:
     return (
         not asked.cancelled()

@@ -106,9 +106,7 @@ async def _drain(pool: Any, address: str, found: Subpool, seconds: float) -> Non
         return
     if not await draining.drain(pool, address, found, seconds) and not found.drain_is_over:
         found.drain_is_over = True
-        if left := found.in_process():
-            many = "" if left == 1 else "s"
-            found.requested += f", with {left} request{many} in process after {seconds:g} s"
+        found.requested += draining.undone(found, seconds)
 
 
 async def _stop(

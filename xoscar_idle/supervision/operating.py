@@ -183,11 +183,12 @@ class Operator:
         pool, patience = self._keeper.pool(), DRAIN if order.drain is None else order.drain
         drained = await draining.drain(pool, lineage.address, found, patience)
         found.drain_is_over = not drained
+        left = "" if drained else draining.undone(found, patience)
         await ending.end(pool, lineage.address, found, why)
         await found.death.wait(ending.BOUND)
         if not found.death.told:
             raise InstructionFailed(f"process {found.pid} has not ended in {ending.BOUND:g} s")
-        return "" if drained else f", with requests in process after {patience:g} s"
+        return left
 
 
 def _verified(lineage: Lineage, why: str, done: str) -> str:
