@@ -19,7 +19,7 @@ from xoscar_idle.supervision import budget
 from xoscar_idle.supervision.state import PoolInfo
 
 from ..support import crashing
-from ..support.crashing import Victim, error_of, revived, run, sub_pools, victim
+from ..support.crashing import Failing, Victim, error_of, revived, run, sub_pools, victim
 from ..support.processes import lives
 from ..support.waiting import bounded, eventually_here
 
@@ -43,18 +43,6 @@ class Dying(Victim):
         super().__init__()
         if os.path.exists(path):
             os.kill(os.getpid(), signal.SIGKILL)
-
-
-class Failing(Victim):
-    """Cannot be created while that file is there."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__()
-        self._path = path
-
-    async def __post_create__(self) -> None:
-        if os.path.exists(self._path):  # noqa: ASYNC240
-            raise ValueError("there is that file")
 
 
 async def test_what_dies_whenever_it_is_started_is_degraded(

@@ -93,6 +93,12 @@ class Victim(xo.StatelessActor):  # type: ignore[misc]
         await asyncio.sleep(seconds)
         return os.getpid()
 
+    async def until(self, path: str) -> int:
+        """In process until that file is there; the process."""
+        while not os.path.exists(path):  # noqa: ASYNC110, ASYNC240
+            await asyncio.sleep(0.01)
+        return os.getpid()
+
     def held(self) -> int:
         return self._held
 
@@ -144,6 +150,18 @@ class Slow(Victim):
             while not self._go_on.exists():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         self._begun.touch()
+
+
+class Failing(Victim):
+    """Cannot be created while that file is there."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+
+    async def __post_create__(self) -> None:
+        if os.path.exists(self._path):  # noqa: ASYNC240
+            raise ValueError("there is that file")
 
 
 def gated(pool: Any) -> asyncio.Event:

@@ -96,6 +96,7 @@ def stopped(original: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...,
             # Whoever has not waited for it wants it to end all the same.
             _background.spawn(asyncio.get_running_loop(), _stop(stop, found, children))
             raise
+        children.look()  # again: what was in process may have started more
         await _stop(stop, found, children)
 
     return stop_sub_pool

@@ -44,6 +44,8 @@ class Lineage:
     """Whether an operator wants it to be left alone."""
     given_up: bool = False
     """Whether an operator wants it not to come back."""
+    told: Subpool | None = None
+    """Of whose death the program has been told, and which has been counted, last."""
     restarting: bool = False
     """Whether it is to be replaced while it still lives."""
     by_hand: bool = False
@@ -66,6 +68,11 @@ class Lineage:
         # Where a program creates actors again and again, that says nothing of its start.
         if self.ready < created < self.ready + STABLE:
             self.ready = created
+
+    @property
+    def is_left_alone(self) -> bool:
+        """Whether nothing is to be done about it, unless somebody asks for it."""
+        return self.given_up or (self.paused and not self.by_hand)
 
     @property
     def has_ended(self) -> bool:

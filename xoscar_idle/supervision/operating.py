@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from .. import config, logs
+from ..connection.deadlines import clear as clear_deadline
 from ..periodic import Background
 from . import draining, ending, recovery
 from .instructions import DRAIN, Applied, InstructionFailed, InstructionRefused, Ledger, Order
@@ -70,7 +71,8 @@ class Operator:
         if pool is None or lineage is None:
             raise InstructionRefused(f"there is no sub-pool {order.address}", 404)
         here = f"pool {lineage.address}"
-        if pool.stopped or lineage.state is State.STOPPING or not self._keeper.has(lineage):
+        is_here = self._keeper.has(lineage) or lineage is self._recovery.at_work
+        if pool.stopped or lineage.state is State.STOPPING or not is_here:
             raise InstructionRefused(f"{here} is {lineage.state.value}: {lineage.reason}")
         if order.expect_incarnation not in (None, lineage.incarnation):
             raise InstructionRefused(
@@ -99,6 +101,7 @@ class Operator:
             "give_up": self._give_up,
             "reset": self._reset,
         }
+        clear_deadline()  # that of whoever asks is for the answer
         try:
             done = await work[order.instruction](order, lineage)
             if applied.ended is None:
@@ -125,6 +128,7 @@ class Operator:
         if lineage.has_ended and lineage is not self._recovery.at_work:
             self._recovery.leave(lineage, State.PAUSED, f"{OPERATOR}; {lineage.reason}")
         elif not lineage.has_ended:
+            self._recovery.drop(lineage)
             self._keeper.change(lineage, State.PAUSED, OPERATOR)
         return "it is left alone"
 
@@ -133,10 +137,14 @@ class Operator:
             return "it was not paused"
         lineage.paused = False
         if lineage.has_ended:
-            self._recovery.begin(lineage)
+            if lineage.given_up or not self._keeper.pool()._auto_recover:
+                self._keeper.change(lineage, State.DEAD, lineage.reason)
+            else:
+                self._recovery.begin(lineage)
         elif lineage is not self._recovery.at_work:
             state = State.UNHEALTHY if lineage.incomplete else State.HEALTHY
             self._keeper.change(lineage, state, lineage.incomplete)
+            self._recovery.begin(lineage)
         return "it is supervised again"
 
     async def _restart(self, order: Order, lineage: Lineage) -> str:
@@ -184,7 +192,10 @@ class Operator:
         drained = await draining.drain(pool, lineage.address, found, patience)
         found.drain_is_over = not drained
         left = "" if drained else draining.undone(found, patience)
-        await ending.end(pool, lineage.address, found, why)
+        if not self._keeper.has(lineage):
+            raise InstructionFailed("its main pool has handed it over, or removed it")
+        if not found.death.told:  # else another one may answer at its address
+            await ending.end(pool, lineage.address, found, why)
         await found.death.wait(ending.BOUND)
         if not found.death.told:
             raise InstructionFailed(f"process {found.pid} has not ended in {ending.BOUND:g} s")

@@ -118,8 +118,20 @@ class Recovery:
 
     def lost(self, lineage: Lineage) -> None:
         """Its process has died: tell the program, and plan what is to follow."""
-        if self._announce(lineage, partial(self.lost, lineage)) and not lineage.given_up:
-            self._plan(lineage)
+        self.drop(lineage)  # what was planned for it was planned for a process that lived
+        told = lineage.told is lineage.subpool
+        if not told and not self._announce(lineage, partial(self.lost, lineage)):
+            return
+        lineage.told = lineage.subpool
+        if not lineage.given_up:
+            self._plan(lineage, counts=not told)
+
+    def take_up(self, lineage: Lineage) -> None:
+        """It is here when what is done about failures begins, or begins again."""
+        if lineage.subpool is not None and lineage.subpool.death.told:
+            self._loop.call_soon(self.lost, lineage)
+        elif lineage.incomplete and not lineage.is_left_alone:
+            self._begin(lineage, again=True)
 
     def hung(self, lineage: Lineage, found: Subpool, why: str) -> None:
         """It is not to be waited for any more: end it, where that is ours to do."""
@@ -149,8 +161,11 @@ class Recovery:
             return False
         return bool(pool._auto_recover)
 
-    def _plan(self, lineage: Lineage, reason: str = "", again: bool = False) -> None:
+    def _plan(
+        self, lineage: Lineage, reason: str = "", again: bool = False, counts: bool = True
+    ) -> None:
         """It has failed: decide when it is tried, and whether callers are to wait for that."""
+        self.drop(lineage)
         begin = partial(self._begin, lineage, again)
         reason = reason or lineage.reason
         if config.current().supervise != "act":
@@ -158,7 +173,7 @@ class Recovery:
             self._at(lineage, self._loop.time() + (RETRY if again else 0.0), begin)
             return
         now = time.monotonic()
-        plan = self._plan_of(lineage, now, again)
+        plan = self._plan_of(lineage, now, again, counts)
         if lineage.paused and not lineage.by_hand:
             self._keeper.change(lineage, State.PAUSED, reason)
             self.settle(lineage)
@@ -172,13 +187,13 @@ class Recovery:
         if plan.at < math.inf:
             self._at(lineage, self._loop.time() + plan.at - now, begin)
 
-    def _plan_of(self, lineage: Lineage, now: float, again: bool) -> Plan:
+    def _plan_of(self, lineage: Lineage, now: float, again: bool, counts: bool) -> Plan:
         found, chosen = lineage.subpool, config.current()
         limits = Limits.of(chosen.restart_limit, chosen.restart_cooldown)
         chance = random.random()
         if not again and found is not None and found.requested:
             return Plan(now)  # it was asked to end, and to come back
-        if lineage.by_hand:
+        if lineage.by_hand or not counts:
             lineage.by_hand = False  # what follows it counts
             return lineage.budget.plan(now, limits, chance=chance)
         # One that fails before it can be used has not run at all.
@@ -235,12 +250,22 @@ class Recovery:
             if not each.done():
                 each.set_result(why)
 
-    def leave(self, lineage: Lineage, state: State, reason: str) -> None:
-        """Recover it no more, and end what is under way."""
+    def drop(self, lineage: Lineage) -> None:
+        """Forget what is planned for it."""
         self._forget_timer(lineage)
         lineage.try_at = None
         with contextlib.suppress(ValueError):
             self._due.remove(lineage)
+
+    def removed(self, lineage: Lineage) -> None:
+        """Its main pool does not have it any more."""
+        self.drop(lineage)
+        self.settle(lineage)
+        self._attempted(lineage, "it was removed from its main pool")
+
+    def leave(self, lineage: Lineage, state: State, reason: str) -> None:
+        """Recover it no more, and end what is under way."""
+        self.drop(lineage)
         if lineage is self.at_work and self._work is not None:
             self._work.cancel()
         self._keeper.change(lineage, state, reason)
@@ -255,9 +280,9 @@ class Recovery:
         self.monitors = True
         try:
             while not pool.stopped and not self.retired:
-                while self._due:
+                while self._due and not self.retired:
                     await asyncio.sleep(TELL_FIRST)
-                    if self._due:
+                    if self._due and not self.retired:
                         with holding.off():  # it would wait for itself
                             await self._recover(pool, self._due.popleft())
                 self._woken.clear()
@@ -282,23 +307,34 @@ class Recovery:
                 self.settle(lineage)
 
     async def _recover(self, pool: Any, lineage: Lineage) -> None:
-        if self._is_lost(lineage):
+        if self._is_lost(lineage) and not lineage.is_left_alone:
             self.at_work = lineage
             try:
                 why = await self._replace(pool, lineage)
             finally:
                 self.at_work = None
+            self._attempted(lineage, why)
+            return
+        if lineage.is_left_alone:
+            why = lineage.reason
         elif lineage.incomplete and not lineage.has_ended:
             why = await self._complete(pool, lineage)
         else:
             why = ""
-        self._attempted(lineage, why)
+        if not lineage.restarting:  # else it is tried when it has ended
+            self._attempted(lineage, why)
 
     async def _replace(self, pool: Any, lineage: Lineage) -> str:
         """Have it recovered; why that has failed."""
         found, lineage.began = lineage.subpool, time.monotonic()
         failed: list[tuple[Any, BaseException]] = []
-        error = await self._recovered(pool, lineage, failed)
+        try:
+            error = await self._recovered(pool, lineage, failed)
+        except asyncio.CancelledError:
+            # By a hand-over, which may be refused and leave it here.
+            if self._keeper.has(lineage) and not lineage.has_ended:
+                self._conclude(lineage, failed)
+            raise
         why = f"its recovery failed: {error[:500] or 'nothing took its place'}"
         if self._is_lost(lineage):
             if lineage.subpool is not found:
@@ -311,20 +347,28 @@ class Recovery:
             self._keeper.change(lineage, State.DEAD, why)
             self.settle(lineage)
             return why
-        if config.current().supervise == "act":
-            if error:
-                failed += await self._absent(pool, lineage)
-            lineage.missing = tuple(message for message, _ in failed)
+        if error and config.current().supervise == "act":
+            known = {id(message) for message, _ in failed}
+            absent = await self._absent(pool, lineage)
+            failed += [each for each in absent if id(each[0]) not in known]
         self._conclude(lineage, failed)
         return lineage.incomplete
 
     def _conclude(self, lineage: Lineage, failed: list[tuple[Any, BaseException]]) -> None:
         """It lives again, with all its actors but those whose creation has failed."""
+        if lineage.given_up:  # meanwhile: it is about to end
+            self.settle(lineage)
+            return
+        acts = config.current().supervise == "act"
+        lineage.missing = tuple(message for message, _ in failed) if acts else ()
         lineage.ready, lineage.incomplete = time.monotonic(), ""
         if lineage.missing:
             lineage.incomplete = _not_created(*failed[0], len(failed) - 1)
-            self._keeper.change(lineage, State.UNHEALTHY, lineage.incomplete)
-            self._plan(lineage, lineage.incomplete, again=True)
+            if lineage.is_left_alone:
+                self._keeper.change(lineage, State.PAUSED, lineage.incomplete)
+            else:
+                self._keeper.change(lineage, State.UNHEALTHY, lineage.incomplete)
+                self._plan(lineage, lineage.incomplete, again=True)
         else:
             lineage.by_hand = False
             state = State.PAUSED if lineage.paused else State.HEALTHY
@@ -337,6 +381,8 @@ class Recovery:
         for message in lineage.missing:
             address, uid = lineage.address, message.actor_id
             ref = create_actor_ref(address, uid)
+            if lineage.is_left_alone or not _is_wanted(pool, message, ref):
+                continue
             try:
                 # xoscar keeps one whose __post_create__ has failed.
                 if await _is_there(pool, address, ref):
@@ -348,14 +394,14 @@ class Recovery:
                 failed.append((message, error))
         if lineage.has_ended:
             return "it has died"
-        lineage.missing = tuple(message for message, _ in failed)
+        if lineage.is_left_alone:
+            return lineage.reason
         self._conclude(lineage, failed)
         return lineage.incomplete
 
     async def _absent(self, pool: Any, lineage: Lineage) -> list[tuple[Any, BaseException]]:
         """Those that were not created at all, since the recovery has failed before."""
-        own = getattr(pool.recover_sub_pool, "__func__", None)
-        if pool._auto_recover != "actor" or own is not MainActorPool.recover_sub_pool:
+        if not _creates_as_xoscar(pool):
             return []  # what a program of its own creates is not for us to judge
         found: list[tuple[Any, BaseException]] = []
         for ref, (_, message) in list(pool._allocated_actors.get(lineage.address, {}).items()):
@@ -432,7 +478,7 @@ class Recovery:
         pool = self._keeper.pool()
         if pool is None or pool.stopped or not pool._auto_recover or self.retired:
             return False
-        return lineage.state in COMING or lineage.restarting
+        return lineage.state in COMING or (lineage.restarting and self._keeper.has(lineage))
 
     def settle(self, lineage: Lineage) -> None:
         """There may be nothing to wait for any more."""
@@ -468,6 +514,18 @@ async def _is_there(pool: Any, address: str, ref: Any) -> bool:
     """Whether a sub-pool says that it has an actor."""
     reply = await pool.call(address, HasActorMessage(new_message_id(), ref))
     return getattr(reply, "result", None) is True
+
+
+def _creates_as_xoscar(pool: Any) -> bool:
+    """Whether it creates those actors again of which it knows, and no others."""
+    own = getattr(pool.recover_sub_pool, "__func__", None)
+    return pool._auto_recover == "actor" and own is MainActorPool.recover_sub_pool
+
+
+def _is_wanted(pool: Any, message: Any, ref: Any) -> bool:
+    """Whether the program has not destroyed the actor since, or made another one of that name."""
+    known = pool._allocated_actors.get(ref.address, {}).get(ref)
+    return known is not None and known[1] is message if _creates_as_xoscar(pool) else True
 
 
 def _not_created(message: Any, error: BaseException, more: int) -> str:

@@ -127,6 +127,8 @@ class Subpool:
 
     def leave(self) -> None:
         """Have nothing to do with it any more while it lives: another main pool has."""
+        if self.page is not None:  # nobody would ever undo what was written there from here
+            self.page.tell(draining=0, recreating=0)
         self._let_go()
         _forget(self.process)
         if self.capture is not None:

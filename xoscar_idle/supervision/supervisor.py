@@ -103,6 +103,7 @@ class Supervisor:
         if lineage is self.recovery.at_work:  # its actors are still to come
             self.change(lineage, State.STARTING, "it is being recovered")
         else:
+            lineage.given_up = False  # whoever has made it wants it
             lineage.ready = time.monotonic()
             lineage.began = lineage.ready - found.uptime
             self.change(lineage, State.PAUSED if lineage.paused else State.HEALTHY)
@@ -116,7 +117,7 @@ class Supervisor:
         if lineage is not self.recovery.at_work:
             if lineage.has_ended:
                 self.change(lineage, State.DEAD, "it was removed from its main pool")
-            self.recovery.settle(lineage)
+            self.recovery.removed(lineage)
         if found is None or found.death.told:
             return
         if getattr(pool, "_handoff", None):
@@ -183,8 +184,7 @@ class Supervisor:
         try:
             running = self.recovery.run(pool)
             for lineage in list(self._lineages.values()):
-                if lineage.subpool is not None and lineage.subpool.death.told:
-                    self.loop.call_soon(self.recovery.lost, lineage)
+                self.recovery.take_up(lineage)
             await running
         except asyncio.CancelledError:
             return  # as xoscar's
@@ -317,7 +317,11 @@ class Supervisor:
         if self.is_over():
             return []
         with self._lock:
-            return [self._info(each) for each in list(self._lineages.values())]
+            found = list(self._lineages.values())
+            work = self.recovery.at_work
+            if work is not None and work not in found:  # a program's own recovery has removed it
+                found.append(work)
+            return [self._info(each) for each in found]
 
     def _info(self, lineage: Lineage) -> PoolInfo:
         found, living = lineage.subpool, not lineage.has_ended
