@@ -15,7 +15,7 @@ import xoscar as xo
 
 import xoscar_idle
 from xoscar_idle import InstructionFailed, PoolUnavailable
-from xoscar_idle.supervision import supervisor
+from xoscar_idle.supervision import budget, recovery, supervisor
 from xoscar_idle.supervision.lineage import Lineage
 
 from ..support import crashing
@@ -24,7 +24,14 @@ from ..support.processes import lives
 from ..support.waiting import bounded, eventually_here
 from .test_acting import in_state, told
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("acting")]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("acting", "soon")]
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tried again is tried long before another one has been recovered."""
+    monkeypatch.setattr(budget, "FIRST_DELAY", 0.05)
+    monkeypatch.setattr(recovery, "RETRY", 0.05)
 
 
 async def killed(address: str) -> int:
@@ -33,6 +40,12 @@ async def killed(address: str) -> int:
     os.kill(pid, signal.SIGKILL)
     await eventually_here(lambda: told(address).pid != pid or told(address).state != "healthy")
     return pid
+
+
+def nothing_is_planned(address: str) -> bool:
+    found = supervisor.of(address)
+    assert found is not None
+    return not found.recovery._timers and not found.recovery._due
 
 
 async def nothing_happens(pool: Any, address: str) -> None:
@@ -46,16 +59,20 @@ async def nothing_happens(pool: Any, address: str) -> None:
 # -- give_up -------------------------------------------------------------------------------------
 
 
-async def test_giving_up_one_whose_actors_are_being_created_again(tmp_path: Path) -> None:
+async def test_giving_up_one_whose_actors_are_being_created_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "FIRST_DELAY", 3600)
     async with crashing.pool(2) as pool:
         address, _ = sub_pools(pool)
         await xo.create_actor(Slow, str(tmp_path), uid="slow", address=address)
+        await xo.create_actor(Victim, uid="late", address=address)
         await killed(address)
         await eventually_here((tmp_path / "again").exists)
         pid = told(address).pid
         await bounded(xoscar_idle.apply("give_up", address, drain=0))
         assert not lives(pid)
-        await nothing_happens(pool, address)
+        assert nothing_is_planned(address)
         info = told(address)
         assert (info.state, info.pid, info.reason) == (
             "dead",
@@ -119,7 +136,10 @@ async def test_a_paused_pool_is_not_completed_until_it_is_resumed(tmp_path: Path
         assert await failing.pid() == told(address).pid
 
 
-async def test_a_paused_pool_that_was_not_complete_dies(tmp_path: Path) -> None:
+async def test_a_paused_pool_that_was_not_complete_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "FIRST_DELAY", 3600)
     bad = tmp_path / "bad"
     async with crashing.pool(2) as pool:
         address, _ = sub_pools(pool)
@@ -127,10 +147,11 @@ async def test_a_paused_pool_that_was_not_complete_dies(tmp_path: Path) -> None:
         bad.touch()
         await killed(address)
         await in_state(address, "unhealthy")
+        assert not nothing_is_planned(address)
         await bounded(xoscar_idle.apply("pause", address))
-        bad.unlink()
         pid = await killed(address)
-        await nothing_happens(pool, address)
+        await eventually_here(lambda: lineage_of(address).has_ended)
+        assert nothing_is_planned(address)
         assert (told(address).state, told(address).pid) == ("paused", pid)
 
 
