@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import threading
 import weakref
@@ -14,6 +15,7 @@ import pytest
 from xoscar.backends.message import (
     CancelMessage,
     CreateActorMessage,
+    DeserializeMessageFailed,
     ErrorMessage,
     HasActorMessage,
     MessageType,
@@ -23,12 +25,12 @@ from xoscar.backends.message import (
 from xoscar.core import create_actor_ref
 from xoscar.errors import ServerClosed
 
-from xoscar_idle import config
+from xoscar_idle import PoolUnavailable, config
 from xoscar_idle.connection import bounds, holding, losses
 from xoscar_idle.connection.bounds import Bounds
 from xoscar_idle.connection.caller import ActorCaller
 from xoscar_idle.connection.deadlines import CallTimeout, deadline
-from xoscar_idle.connection.failures import MOST_EXECUTIONS, Failure, may_wait
+from xoscar_idle.connection.failures import MOST_EXECUTIONS, Failure, failure_of, may_wait
 
 from ..conftest import Run
 from ..support.memory import Network, settle
@@ -472,6 +474,42 @@ def test_a_message_is_as_large_as_what_it_carries() -> None:
 EXECUTED, UNEXECUTED = (Failure(EOFError(), "a:1", executed) for executed in (True, False))
 
 
+def test_what_a_failure_says() -> None:
+    closed_here, unsent = ServerClosed("closed"), ServerClosed("closed")
+    closed_here.closed_here = unsent.unexecuted = True
+    refused = PoolUnavailable(111, "down")
+    refused.unexecuted = True  # type: ignore[attr-defined]
+    gone: Any = FileNotFoundError(2, "no such socket")
+    for error, executed in (
+        (ServerClosed("closed"), True),
+        (ConnectionResetError(104, "reset"), True),
+        (unsent, False),
+        (refused, False),
+    ):
+        assert failure_of(error, "a:1") == Failure(error, "a:1", executed)
+    for error in (closed_here, ValueError("no"), TimeoutError(), gone):
+        assert failure_of(error, "a:1") is None
+    gone.unexecuted = True
+    assert failure_of(gone, "a:1") == Failure(gone, "a:1", False)
+
+
+@pytest.mark.parametrize("error", [REFUSED, FileNotFoundError(2, "no file"), ServerClosed("no")])
+def test_an_answer_that_cannot_be_read_is_one(holds: Any, error: BaseException) -> None:
+    """Its call has been executed, whatever reading it raises."""
+
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        future = await caller.call(network, "a:1", sent := send(), wait=False)
+        failure = DeserializeMessageFailed(sent.message_id)
+        failure.__cause__ = copy.copy(error)
+        network.opened[0].incoming.put_nowait(failure)
+        with pytest.raises(type(error)):
+            await future
+        assert not recoveries.asked
+        assert network.opened[0].sent == [sent]
+
+    holds(test)
+
+
 @pytest.mark.parametrize("kind", MessageType)
 def test_which_calls_may_wait(kind: MessageType) -> None:
     held = (
@@ -627,13 +665,26 @@ def test_a_request_to_cancel_what_is_being_written_again(holds: Any) -> None:
         cancel = CancelMessage(new_message_id(), "a:1", sent.message_id)
         cancelling = asyncio.ensure_future(caller.call(network, "a:1", cancel))
         await settle()
+        assert future.cancelled(), "the request could overtake it"
         connection.sending.set()
         await settle()
-        assert connection.sent[-2:] == [sent, cancel], "the pool is told"
+        assert connection.sent[-1] is cancel, "the pool may have it all the same"
         connection.reply(cancel, True)
-        connection.reply(sent, None)
-        await future
         await cancelling
+
+    holds(test)
+
+
+def test_one_of_two_calls_of_one_id_is_not_forgotten(holds: Any) -> None:
+    """As a main pool has that passes a call on to itself."""
+
+    async def test(caller: ActorCaller, network: Network, recoveries: Recoveries) -> None:
+        waiting = await begin(caller, network, sent := send())
+        inner = await caller.call(network, "b:2", sent, wait=False)
+        network.opened[0].reply(sent)
+        await inner
+        caller._holding.give_up()
+        assert isinstance(waiting.exception(), ConnectionRefusedError)
 
     holds(test)
 

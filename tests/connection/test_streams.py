@@ -13,9 +13,13 @@ from typing import Any
 
 import pytest
 import uvloop
+from xoscar.api import IteratorWrapper
+from xoscar.backends.message import SendMessage, new_message_id
+from xoscar.core import create_actor_ref
+from xoscar.serialization import serialize
 
 import xoscar_idle
-from xoscar_idle.connection import registry, streams
+from xoscar_idle.connection import bounds, registry, streams
 
 from ..support.environment import environment
 from ..support.hosting import Pools, pools, worker
@@ -102,23 +106,43 @@ def test_the_collector_may_find_one_wherever_it_runs() -> None:
         thread.join()
 
 
-def test_what_a_program_drops_at_its_end() -> None:
+@pytest.mark.parametrize("kept", [False, True])
+def test_what_a_program_drops_at_its_end(kept: bool) -> None:
+    """What it still has when the interpreter ends is lost, and not waited for."""
     drops = (
         "import asyncio, sys\n"
         "from tests.support.hosting import worker\n"
         "async def main(address):\n"
         "    stream = await (await worker(address)).count(100)\n"
         "    await stream.__anext__()\n"
-        "asyncio.run(main(sys.argv[1]))\n"
+        "    return stream\n"
+        "stream = asyncio.run(main(sys.argv[1]))\n"
+        "if sys.argv[2] == 'False':\n"
+        "    del stream\n"
     )
     with pools(1) as hosted:
         (address,) = hosted.addresses
-        run(sys.executable, "-c", drops, address, env=environment(XOSCAR_IDLE_TIMEOUT="600"))
-        asyncio.run(_none_at_all(address))
+        command = (sys.executable, "-c", drops, address, f"{kept}")
+        run(*command, env=environment(XOSCAR_IDLE_TIMEOUT="600"))
+        assert asyncio.run(_left(address)) == kept
 
 
-async def _none_at_all(address: str) -> None:
-    assert await (await worker(address)).streams() == 0
+async def _left(address: str) -> int:
+    left: int = await (await worker(address)).streams()
+    return left
+
+
+def test_one_whose_message_is_measured_stays_whose_it_is() -> None:
+    stream: Any = IteratorWrapper("uid", "127.0.0.1:1", "actor")
+    ref = create_actor_ref("127.0.0.1:1", b"uid")
+    message = SendMessage(new_message_id(), ref, ("method", 0, ({"deep": [stream]},), {}))
+    assert bounds.size_of(message)
+    try:
+        assert stream._gc_destroy
+        serialize(message)
+        assert not stream._gc_destroy, "one that is sent goes with its message"
+    finally:
+        stream._gc_destroy = False
 
 
 def test_of_a_pool_that_is_gone(capfd: pytest.CaptureFixture[str]) -> None:

@@ -55,6 +55,7 @@ KNOWN = {
     "xoscar.api:AsyncActorMixin.__xoscar_destroy_generator__": ("c0fb70887861",),
     "xoscar.api:IteratorWrapper.__anext__": ("510017e22ac8",),
     "xoscar.api:IteratorWrapper.__del__": ("a345e0eaf08d",),
+    "xoscar.api:IteratorWrapper.__getstate__": ("a566039d3ea2",),
     "xoscar.api:IteratorWrapper.destroy": ("ecb7395c31e0",),
 }
 """Digests of the code in xoscar 0.11.0 to 0.12.2, the oldest first."""

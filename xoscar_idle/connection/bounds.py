@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 from xoscar.serialization import serialize
@@ -79,11 +80,22 @@ def after_fork() -> None:
 
 def size_of(message: Any) -> int | None:
     """Bytes that it takes; None: that is not known, since it cannot be written."""
+    token = _measuring.set(True)
     try:
         header, buffers = serialize(message)
+        return sum(_nbytes(each) for each in (*buffers, *_flat(header)))
     except Exception:
         return None
-    return sum(_nbytes(each) for each in (*buffers, *_flat(header)))
+    finally:
+        _measuring.reset(token)
+
+
+def is_measuring() -> bool:
+    """Whether what is serialized here and now is not sent."""
+    return _measuring.get()
+
+
+_measuring: ContextVar[bool] = ContextVar("xoscar_idle_measuring", default=False)
 
 
 def _flat(header: Any) -> Iterator[Any]:

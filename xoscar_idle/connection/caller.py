@@ -234,7 +234,7 @@ class ActorCaller(Periodic):
                     told: Any = await losses.lost(client)
                     if told is None:
                         told = ServerClosed(f"Remote server {client.address} closed: {error}")
-                    told.unexecuted = True
+                    told.unexecuted, told.closed_here = True, client.closed_here
                     raise told from None
         result = await reply if wait else reply
         self._profiling_data.collect_actor_call(message, perf_counter() - started)

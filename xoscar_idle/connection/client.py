@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import copy
 import enum
@@ -353,7 +354,10 @@ class CallerClient:
     def _unreadable(self, failure: DeserializeMessageFailed) -> None:
         reply = self._requests.get(failure.message_id)
         if reply is not None:
-            self._fail(reply, failure.__cause__ or failure)
+            error: Any = failure.__cause__ or failure
+            with contextlib.suppress(AttributeError, TypeError):  # it takes no attributes
+                error.is_answer = True
+            self._fail(reply, error)
 
     def _fail(self, reply: Reply, error: BaseException) -> None:
         self._forget(reply)
@@ -434,6 +438,11 @@ class CallerClient:
     async def wait_closed(self) -> None:
         """Wait until the connection is closed; its end must have begun."""
         await asyncio.wait([self._task])
+
+    @property
+    def closed_here(self) -> bool:
+        """Whether this process has ended it, or is about to, for reasons of its own."""
+        return self.reason not in (None, "peer", "error", "silent")
 
     def _end(self, reason: str, error: BaseException) -> bool:
         """In one step: no new calls, out of the owner's tables, every waiter settled."""

@@ -49,7 +49,7 @@ class Exchange:
     route
         The resolved address of the process.
     timeout
-        Seconds that connecting and each answer may take, else they raise TimeoutError, or
+        Seconds that connecting and each answer may take, else they raise asyncio.TimeoutError, or
         ConnectionError while connecting. None: the transport's own limit, and none for answers.
 
     Raises

@@ -42,10 +42,13 @@ def failure_of(error: BaseException, address: str) -> Failure | None:
     """What an error says of a call to ``address``; None: nothing that a recovery would mend."""
     if getattr(error, "closed_here", False):  # by this process: there is nothing to wait for
         return None
-    if isinstance(error, (ConnectionRefusedError, FileNotFoundError)):  # a unix socket has gone
-        return Failure(error, address, executed=False)
-    if isinstance(error, (ServerClosed, ConnectionError)):
-        return Failure(error, address, executed=not getattr(error, "unexecuted", False))
+    if getattr(error, "is_answer", False):  # it comes of reading what was answered
+        return None
+    unexecuted = getattr(error, "unexecuted", False)
+    if isinstance(error, FileNotFoundError) and not unexecuted:  # else a unix socket has gone
+        return None
+    if isinstance(error, (ServerClosed, ConnectionError, FileNotFoundError)):
+        return Failure(error, address, executed=not unexecuted)
     return None
 
 
@@ -75,8 +78,7 @@ def may_wait(
     """
     if kind not in REQUESTS:
         return False
-    # The state of a stream has gone with its pool; xoscar lets the caller's loop stand still while
-    # it lets go of one.
+    # The state of a stream has gone with its pool.
     if method is not None and method.startswith("__xoscar_"):
         return False
     if not failure.executed:

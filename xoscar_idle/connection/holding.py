@@ -175,6 +175,11 @@ class Call:
                 raise
         return self.outcome
 
+    @property
+    def is_being_written(self) -> bool:
+        """Whether it is on its way to be sent once more, and not with its pool for certain."""
+        return self._sending is not None and self._reply is None
+
     def tasks(self) -> list[asyncio.Task[None]]:
         """That which sends it, if one does."""
         return [] if self._sending is None else [self._sending]
@@ -294,6 +299,8 @@ class Call:
             self._size = bounds.size_of(message)
         if left <= 0 or self._size is None or not bounds.process.take(failure.pool, self._size):
             return False
+        # Again: a main pool that passes a call on to itself has two of one id.
+        self._holding.add(message.message_id, self)
         self._failure, self._held_at = failure, now
         self.waits = self._is_filed = self._has_room = True
         self._waits += 1
@@ -375,6 +382,8 @@ class Holding:
             return None, None
         call.is_wanted = False
         if not call.waits:
+            if call.is_being_written:  # else it could overtake it
+                call.outcome.cancel()
             return None, call.address
         call.outcome.cancel()
         return ResultMessage(request.message_id, True, protocol=request.protocol), None
@@ -413,7 +422,7 @@ class Holding:
 
     def give_up(self) -> None:
         """Let all that waits fail."""
-        for call in list(self._calls.values()):
+        for call in self._all():
             if call.waits:
                 call.fail()
 
@@ -428,8 +437,13 @@ class Holding:
 
     def sever(self) -> None:
         """Take no room any more; the loop is closed or may never run again."""
-        for call in list(self._calls.values()):
+        for call in self._all():
             call.give_room()
+
+    def _all(self) -> list[Call]:
+        # Of two with one id, the table has one.
+        waiting = (call for calls in self._waiting.values() for call in calls)
+        return list(dict.fromkeys((*self._calls.values(), *waiting)))
 
     def tasks(self) -> list[asyncio.Task[None]]:
         """Those of all that is under way here."""
@@ -448,6 +462,8 @@ class Holding:
             except Exception as error:
                 logger.debug("when pool %s can be reached is not known: %r", pool, error)
                 there = None
+            if self._tasks.get(pool) is not asyncio.current_task():
+                return  # the last has left, just as the answer came; others have their own
             if there is None and self.loop.time() >= until - SAME_TIME:
                 # The time of those that it was asked for is up. Others have come meanwhile.
                 await asyncio.sleep(max(0.0, until - self.loop.time()))

@@ -145,6 +145,13 @@ PLACES = (
         streams.let_go,
         ("self",),
     ),
+    Place(
+        _STREAM,
+        "__getstate__",
+        "one whose message is only measured is still its sender's to let go of",
+        streams.hand_on,
+        ("self",),
+    ),
 )
 
 RELIED_ON: dict[str, tuple[str, ...] | None] = {

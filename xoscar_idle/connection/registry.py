@@ -66,6 +66,8 @@ class _Anchor:
 
 def _create(local: threading.local, loop: asyncio.AbstractEventLoop) -> ActorCaller:
     _release(_closed_unseen)
+    # None is to go while the lock is held, since its end may wait for other locks.
+    owners = [held.owner() for held in list(_threads)]
     with _lock:
         held: _Held | None = getattr(local, "idle_held", None)
         if held is None:
@@ -78,6 +80,7 @@ def _create(local: threading.local, loop: asyncio.AbstractEventLoop) -> ActorCal
             _threads.append(held)
         caller = _moved(local, loop) or ActorCaller()
         held.callers[loop] = caller
+    del owners
     _watch(loop)
     return caller
 

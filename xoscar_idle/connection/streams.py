@@ -14,12 +14,13 @@ import atexit
 import contextlib
 import functools
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-from . import holding
+from . import bounds, holding
 
 logger = logging.getLogger("xoscar_idle")
 
@@ -38,7 +39,9 @@ def let_go(original: Callable[[Any], None]) -> Callable[[Any], None]:
 
     @functools.wraps(original)
     def __del__(self: Any) -> None:
-        if not self._gc_destroy:  # somebody else has it, or had it last
+        # Somebody else has it; or no thread can be started any more, before Python 3.12 without
+        # an error.
+        if not self._gc_destroy or sys.is_finalizing():
             return
         patience = 0.0 if self._actor_addr in list(_under_way.values()) else PATIENCE
         telling = threading.Thread(target=_tell, args=(self,), daemon=True)
@@ -46,11 +49,25 @@ def let_go(original: Callable[[Any], None]) -> Callable[[Any], None]:
         try:
             telling.start()
             telling.join(patience)
-        except RuntimeError as error:  # no more threads, or none any more: the interpreter ends
+        except RuntimeError as error:  # there are too many threads
             _under_way.pop(telling, None)
             logger.debug("a remote generator is not let go of: %s", error)
 
     return __del__
+
+
+def hand_on(original: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
+    """For ``__getstate__`` of them: they stay whose they are where that is not for sending them."""
+
+    @functools.wraps(original)
+    def __getstate__(self: Any) -> dict[str, Any]:
+        before = self._gc_destroy
+        state = original(self)
+        if bounds.is_measuring():
+            self._gc_destroy = before
+        return state
+
+    return __getstate__
 
 
 def _tell(stream: Any) -> None:

@@ -280,12 +280,12 @@ class Recovery:
         self.monitors = True
         try:
             while not pool.stopped and not self.retired:
+                self._woken.clear()
                 while self._due and not self.retired:
                     await asyncio.sleep(TELL_FIRST)
                     if self._due and not self.retired:
                         with holding.off():  # it would wait for itself
                             await self._recover(pool, self._due.popleft())
-                self._woken.clear()
                 await self._woken.wait()
         finally:
             self.monitors = False
