@@ -330,6 +330,35 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
             "",
         ),
     ),
+    "holding: an answer that cannot be read is taken for a lost connection": (
+        Edit(
+            "connection/client.py",
+            "                error.is_answer = True\n",
+            "                pass\n",
+        ),
+    ),
+    "holding: a request to cancel overtakes what is being written again": (
+        Edit(
+            "connection/holding.py",
+            "                call.outcome.cancel()\n            return None, call.address",
+            "                pass\n            return None, call.address",
+        ),
+    ),
+    "holding: one of two calls of one id is forgotten": (
+        Edit(
+            "connection/holding.py",
+            "(*self._calls.values(), *waiting)",
+            "(*self._calls.values(),)",
+        ),
+    ),
+    "a generator that is garbage lets its loop stand still": (
+        Edit("connection/streams.py", "telling.join(patience)", "telling.join()"),
+    ),
+    "a generator is lost with a message that is measured": (
+        Edit(
+            "connection/streams.py", "            self._gc_destroy = before\n", "            pass\n"
+        ),
+    ),
     # -- the accepting side, and probes
     "an accepted connection is closed before what has come is read": (
         Edit("connection/accepted.py", " and not _readable(transport)", ""),
@@ -443,6 +472,16 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
             "            pass\n",
         ),
     ),
+    "overlap: what was planned for one that is left alone stays so": (
+        Edit(
+            "supervision/recovery.py",
+            "        self._forget_timer(lineage)\n        lineage.try_at = None\n",
+            "        lineage.try_at = None\n",
+        ),
+    ),
+    "overlap: a word stays in the page of who is handed over": (
+        Edit("supervision/subpool.py", "draining=0, recreating=0", "rss=0"),
+    ),
     "recovery: it hides another death": (
         Edit(
             "supervision/supervisor.py",
@@ -486,6 +525,8 @@ NEED = {
     "an accepted ": ("tests/connection/test_accepted.py",),
     "a probe ": ("tests/connection/test_probe.py",),
     "holding: ": ("tests/connection/test_holding.py",),
+    "a generator ": ("tests/connection/test_streams.py",),
+    "overlap: ": ("tests/supervision/test_overlaps.py",),
     "a loop ": ("tests/connection/test_loops.py",),
     "half a module ": ("tests/test_imports.py",),
     "health: ": ("tests/supervision/test_health.py",),
