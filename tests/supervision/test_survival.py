@@ -31,7 +31,7 @@ from ..support.crashing import (
     sub_pools,
     victim,
 )
-from ..support.endpoints import HOST
+from ..support.endpoints import ELSEWHERE
 from ..support.waiting import bounded, eventually_here, eventually_told
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("surviving")]
@@ -109,7 +109,7 @@ def test_a_caller_that_does_not_know_the_name_of_the_pool(way: str) -> None:
     settings: Any = {"XOSCAR_SUPERVISE": "act", "XOSCAR_IDLE_TIMEOUT": "600"}
 
     async def main(first: str, second: str, address: str) -> None:
-        known_as = first.replace(HOST, "127.2") if "name" in way else address
+        known_as = first.replace(ELSEWHERE, "127.3") if "name" in way else address
         ref = create_actor_ref(known_as, first)
         pid = await ref.pid()
         await eventually_here(lambda: knows_main_of(known_as))

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import uvloop
 import xoscar as xo
 
-from .endpoints import HOST
+from .endpoints import ELSEWHERE, HOST
 from .environment import environment
 from .processes import line, started
 from .waiting import bounded, eventually_told
@@ -267,7 +267,7 @@ def host(
 
 
 async def _host(on_uvloop: bool, n_process: int) -> None:
-    pool = await xo.create_actor_pool(HOST, n_process=n_process, use_uvloop=on_uvloop)
+    pool = await xo.create_actor_pool(ELSEWHERE, n_process=n_process, use_uvloop=on_uvloop)
     addresses = pool._config.get_external_addresses()
     for address in addresses:
         await create(address)

@@ -10,6 +10,10 @@ HOST = "127.0.0.2"
 """For pools whose processes are recovered at the addresses that they had. Connections within the
 machine come from 127.0.0.1, whose ports they take: that of a process that has died, too."""
 
+ELSEWHERE = "127.0.0.3"
+"""The same for pools of other processes. xoscar remembers for good which unix sockets the pools of
+its own process had, and would look for one of another process there that has got such a port."""
+
 
 @contextlib.contextmanager
 def refusing() -> Iterator[str]:

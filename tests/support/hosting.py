@@ -16,7 +16,7 @@ import psutil
 import uvloop
 import xoscar as xo
 
-from .endpoints import HOST
+from .endpoints import ELSEWHERE
 from .processes import line, started
 
 
@@ -169,7 +169,7 @@ async def _host(n: int, n_process: int) -> None:
     addresses: list[str] = []
     hosted = []
     for _ in range(n):
-        pool = await xo.create_actor_pool(HOST, n_process=n_process)
+        pool = await xo.create_actor_pool(ELSEWHERE, n_process=n_process)
         hosted.append(pool)
         addresses += pool._config.get_external_addresses()
     for address in addresses:

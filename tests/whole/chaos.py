@@ -38,7 +38,7 @@ import xoscar_idle
 from xoscar_idle.connection import streams
 
 from ..support import leaks
-from ..support.endpoints import HOST
+from ..support.endpoints import ELSEWHERE
 from ..support.environment import environment
 from ..support.hosting import Worker, pools, sockets, worker
 from ..support.processes import line, started, tell
@@ -134,7 +134,7 @@ class Host:
 async def _host() -> None:
     """The process of a :class:`Host`: commands come on stdin, answers go out as JSON."""
     pool = await xo.create_actor_pool(
-        HOST, n_process=SUB_POOLS, auto_recover="actor", subprocess_start_method="spawn"
+        ELSEWHERE, n_process=SUB_POOLS, auto_recover="actor", subprocess_start_method="spawn"
     )
 
     async def populate(address: str) -> str:
