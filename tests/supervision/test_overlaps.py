@@ -42,6 +42,15 @@ async def killed(address: str) -> int:
     return pid
 
 
+async def incomplete(address: str, bad: Path) -> Any:
+    """Let it come back without an actor, which cannot be created while that file is there."""
+    failing = await xo.create_actor(Failing, str(bad), uid="failing", address=address)
+    bad.touch()  # noqa: ASYNC240
+    await killed(address)
+    await in_state(address, "unhealthy")
+    return failing
+
+
 def nothing_is_planned(address: str) -> bool:
     found = supervisor.of(address)
     assert found is not None
@@ -122,10 +131,7 @@ async def test_a_paused_pool_is_not_completed_until_it_is_resumed(tmp_path: Path
     bad = tmp_path / "bad"
     async with crashing.pool(2) as pool:
         address, _ = sub_pools(pool)
-        failing = await xo.create_actor(Failing, str(bad), uid="failing", address=address)
-        bad.touch()
-        await killed(address)
-        await in_state(address, "unhealthy")
+        failing = await incomplete(address, bad)
         await bounded(xoscar_idle.apply("pause", address))
         bad.unlink()
         await nothing_happens(pool, address)
@@ -143,10 +149,7 @@ async def test_a_paused_pool_that_was_not_complete_dies(
     bad = tmp_path / "bad"
     async with crashing.pool(2) as pool:
         address, _ = sub_pools(pool)
-        await xo.create_actor(Failing, str(bad), uid="failing", address=address)
-        bad.touch()
-        await killed(address)
-        await in_state(address, "unhealthy")
+        await incomplete(address, bad)
         assert not nothing_is_planned(address)
         await bounded(xoscar_idle.apply("pause", address))
         pid = await killed(address)
@@ -256,10 +259,7 @@ async def test_an_actor_that_the_program_has_made_since_is_left_alone(tmp_path: 
     bad = tmp_path / "bad"
     async with crashing.pool(2) as pool:
         address, _ = sub_pools(pool)
-        await xo.create_actor(Failing, str(bad), uid="failing", address=address)
-        bad.touch()
-        await killed(address)
-        await in_state(address, "unhealthy")
+        await incomplete(address, bad)
         await bounded(xoscar_idle.apply("pause", address))  # its next try is not to be first
         await xo.destroy_actor(await xo.actor_ref(uid="failing", address=address))
         own = await xo.create_actor(

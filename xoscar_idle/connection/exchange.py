@@ -59,9 +59,9 @@ class Exchange:
     """
 
     pid: int
-    """The process that answers; known from :meth:`introduce` on, as is:"""
+    """The process that answers; known from :meth:`introduce` on."""
     name: str
-    """What it calls itself."""
+    """What it calls itself; its route until :meth:`introduce`."""
 
     def __init__(self, router: Any, route: str, timeout: float | None = None) -> None:
         self._router = router

@@ -307,7 +307,9 @@ class Recovery:
                 self.settle(lineage)
 
     async def _recover(self, pool: Any, lineage: Lineage) -> None:
-        if self._is_lost(lineage) and not lineage.is_left_alone:
+        if lineage.is_left_alone:
+            why = lineage.reason
+        elif self._is_lost(lineage):
             self.at_work = lineage
             try:
                 why = await self._replace(pool, lineage)
@@ -315,8 +317,6 @@ class Recovery:
                 self.at_work = None
             self._attempted(lineage, why)
             return
-        if lineage.is_left_alone:
-            why = lineage.reason
         elif lineage.incomplete and not lineage.has_ended:
             why = await self._complete(pool, lineage)
         else:
@@ -524,8 +524,10 @@ def _creates_as_xoscar(pool: Any) -> bool:
 
 def _is_wanted(pool: Any, message: Any, ref: Any) -> bool:
     """Whether the program has not destroyed the actor since, or made another one of that name."""
+    if not _creates_as_xoscar(pool):
+        return True  # what becomes of its actors is for the program to know
     known = pool._allocated_actors.get(ref.address, {}).get(ref)
-    return known is not None and known[1] is message if _creates_as_xoscar(pool) else True
+    return known is not None and known[1] is message
 
 
 def _not_created(message: Any, error: BaseException, more: int) -> str:
