@@ -102,17 +102,21 @@ async def test_a_degraded_pool_is_tried_by_itself(acting: Any, tmp_path: Path) -
         assert told(address).restart_at is None
 
 
-async def test_an_actor_that_cannot_be_created_again(acting: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("uid", ["failing", None])
+async def test_an_actor_that_cannot_be_created_again(
+    acting: Any, tmp_path: Path, uid: str | None
+) -> None:
     """Its pool is not called healthy, and its other actors serve; it is tried again."""
     acting(restart_limit="1/60", restart_cooldown=3600)
     bad = tmp_path / "bad"
     async with crashing.pool(1) as pool:
         (address,) = sub_pools(pool)
-        failing = await xo.create_actor(Failing, str(bad), uid="failing", address=address)
+        failing = await xo.create_actor(Failing, str(bad), uid=uid, address=address)
         bad.touch()
         await error_of(failing.die("kill"))
         degraded = await in_state(address, "degraded")
-        assert "actor failing was not created again: ValueError: there is that file" in (
+        name = uid or failing.uid[:8].hex()
+        assert f"actor {name} was not created again: ValueError: there is that file" in (
             degraded.reason
         )
         pid = await (await victim(address)).pid()

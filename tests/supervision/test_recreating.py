@@ -76,6 +76,22 @@ async def test_they_are_told_why_it_is_not_there(tmp_path: Path) -> None:
         assert not isinstance(missing, PoolUnavailable), "when all are there it is as ever"
 
 
+async def test_one_without_a_name(tmp_path: Path) -> None:
+    """xoscar gives it random bytes for an id, which are no text."""
+    async with crashing.pool(1) as pool:
+        (address,) = sub_pools(pool)
+        await xo.create_actor(Slow, str(tmp_path), uid="slow", address=address)
+        nameless = await xo.create_actor(Victim, address=address)
+        await killed(address)
+        await eventually_here((tmp_path / "again").exists)
+        error = await error_of(nameless.pid())
+        assert isinstance(error, PoolUnavailable)
+        assert f"actor {nameless.uid[:8].hex()} is not there again yet" in str(error)
+        (tmp_path / "go on").touch()
+        await eventually_here(lambda: xoscar_idle.pools()[0].state == "healthy")
+        assert await bounded(nameless.pid())
+
+
 async def test_calls_that_wait(tmp_path: Path, acting: Callable[..., None]) -> None:
     acting(recovery_timeout=60)
     async with crashing.pool(1) as pool:

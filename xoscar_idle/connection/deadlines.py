@@ -216,9 +216,9 @@ def clear() -> None:
 def _describe(message: Any) -> str:
     actor, method = getattr(message, "actor_ref", None), method_of(message)
     if actor is not None and method is not None:
-        return f"{method}() of actor {_text(actor.uid)}"
+        return f"{method}() of actor {actor_name(actor.uid)}"
     if actor is not None:
-        return f"{message.message_type.name} of actor {_text(actor.uid)}"
+        return f"{message.message_type.name} of actor {actor_name(actor.uid)}"
     return f"{message.message_type.name}"
 
 
@@ -230,5 +230,14 @@ def method_of(message: Any) -> str | None:
     return method if isinstance(method, str) else None
 
 
-def _text(uid: Any) -> str:
-    return uid.decode(errors="backslashreplace") if isinstance(uid, bytes) else str(uid)
+def actor_name(uid: Any) -> str:
+    """The id of an actor for people, on one line.
+
+    xoscar gives one that has no name 32 random bytes for an id: the first eight, in hexadecimal.
+    """
+    if not isinstance(uid, bytes):
+        return " ".join(str(uid).split())
+    try:
+        return " ".join(uid.decode().split())
+    except UnicodeDecodeError:
+        return uid[:8].hex()

@@ -21,6 +21,8 @@ import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from ..connection.deadlines import actor_name
+
 VARIABLE = "XOSCAR_IDLE_PAGE"
 """Where a sub-pool finds its page: the descriptor, and what the kernel knows the memory by."""
 
@@ -297,7 +299,7 @@ def _memory() -> int:
 
 @functools.lru_cache(256)  # a process has few, and is asked often
 def _name(actor: bytes, method: str) -> bytes:
-    return actor[:60] + b"\0" + method.encode(errors="replace")[:58]
+    return actor_name(actor).encode()[:60] + b"\0" + method.encode(errors="replace")[:58]
 
 
 def _write_text(memory: mmap.mmap, begin: int, end: int, text: str) -> None:

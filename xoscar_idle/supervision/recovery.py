@@ -30,11 +30,9 @@ from xoscar.backends.message import (
     new_message_id,
 )
 from xoscar.core import create_actor_ref
-from xoscar.utils import to_str
 
 from .. import config, logs
-from ..connection import holding
-from ..connection.deadlines import clear as clear_deadline
+from ..connection import deadlines, holding
 from ..periodic import Background, spawn
 from . import ending, recreating, starting
 from .budget import Limits, Plan
@@ -276,7 +274,7 @@ class Recovery:
 
     async def run(self, pool: Any) -> None:
         """Do what xoscar's monitor does, until the pool stops or this is retired."""
-        clear_deadline()
+        deadlines.clear()
         self.monitors = True
         try:
             while not pool.stopped and not self.retired:
@@ -531,7 +529,7 @@ def _is_wanted(pool: Any, message: Any, ref: Any) -> bool:
 
 
 def _not_created(message: Any, error: BaseException, more: int) -> str:
-    name = " ".join(str(to_str(message.actor_id)).split())
+    name = deadlines.actor_name(message.actor_id)
     told = f"actor {name} was not created again: {type(error).__name__}: {logs.one_line(error)}"
     return f"{told[:500]}, and {more} more" if more else told[:500]
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from xoscar.backends.message import MessageType
-from xoscar.utils import to_str
 
-from ..connection import accepted
+from ..connection import accepted, deadlines
 from ..connection.exchange import NOBODY
 from .crash import ActorUnavailable
 from .subpool import Subpool
@@ -44,6 +43,6 @@ def turned_away(pool: Any, message: Any) -> ActorUnavailable | None:
     return ActorUnavailable.turning_away(
         pool.external_address,
         message.message_id,
-        f"it is being recovered, and actor {to_str(uid)} is not there again yet",
+        f"it is being recovered, and actor {deadlines.actor_name(uid)} is not there again yet",
         "recovering",
     )
