@@ -33,7 +33,7 @@ AS_NOBODY := tests/commands/test_top.py::test_a_foreign_users_process
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 17
 
-demo: $(READY) ## show idle connections being closed and reopened
+demo: $(READY) ## show idle connections being closed and reopened, and a killed sub-pool recovered
 	@$(BIN)/xoscar-idle demo
 
 style: $(READY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -14,14 +15,16 @@ import pytest
 
 from xoscar_idle.commands.demo.show import demo
 
-from ..support.processes import line, started
+from ..support.processes import line, lives, started
 from ..support.waiting import BOUND, eventually
 
 pytestmark = pytest.mark.integration
 
 PROGRAM = "import sys; from xoscar_idle.commands.demo.show import demo; sys.exit(demo({}))"
 SMALL = "endpoints=24, seconds=6.0, idle_timeout=1.0"
+SHORT = "endpoints=24, seconds=1.5, idle_timeout=0.5"
 CHILDREN = 6  # a client and two servers per side
+CRASH = 4  # a main pool and a caller per side
 
 
 @contextlib.contextmanager
@@ -41,16 +44,37 @@ def children(process: subprocess.Popen[str], count: int) -> list[psutil.Process]
     return eventually(found)
 
 
+def read_until(process: subprocess.Popen[str], text: str) -> None:
+    while text not in line(process):
+        pass
+
+
+def members(groups: set[int]) -> list[int]:
+    """The processes in one of these groups, whoever has started them."""
+    found = []
+    for pid in psutil.pids():
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpgid(pid) in groups and lives(pid):
+                found.append(pid)
+    return found
+
+
 def cells(output: str, row: str) -> list[str]:
     """What the table says in that row, of the stock and of the reaping client."""
     (line,) = re.findall(rf"^{row} +(.*)$", output, re.MULTILINE)
     return re.split(r" {2,}", line)
 
 
-def test_shows_the_difference() -> None:
+@pytest.fixture(scope="module")
+def output() -> str:
+    """Of one that goes well."""
     with running(SMALL) as process:
         output, _ = process.communicate(timeout=BOUND)
     assert process.returncode == 0, output
+    return output
+
+
+def test_shows_the_difference_in_descriptors(output: str) -> None:
     for row in ("client's descriptors, final", "servers' descriptors, final"):
         stock, reaping = map(int, cells(output, row))
         assert stock == reaping + 24
@@ -62,13 +86,30 @@ def test_shows_the_difference() -> None:
         assert all(float(cell.removesuffix(" ms")) > 0 for cell in cells(output, row))
 
 
+def test_shows_the_difference_after_a_crash(output: str) -> None:
+    stock, supervised = output.partition("\nstock: ")[2].split("\nsupervised: ")
+    assert re.search(r"\sServerClosed: Remote server .* closed: 0\s+bytes\s+read", stock)
+    assert re.search(r"and the next call with\s+\w+: ", stock)
+    assert re.search(
+        r"\sPoolCrashed: pool 127.0.0.1:\d+ .*\swas\s+killed\s+by\s+SIGKILL", supervised
+    )
+    assert re.search(r"the next call waited for [\d.]+ s, and succeeded", supervised)
+    for row in ("the call in flight failed", "the next answer came"):
+        assert all(float(cell.removesuffix(" s")) > 0 for cell in cells(output, row))
+    stock, supervised = cells(output, "calls failed in between")
+    assert int(stock) > 0
+    assert supervised == "0"
+    states = re.findall(r"^the sub-pool was (\w+)", output, re.MULTILINE)
+    assert (states[0], states[-1]) == ("recovering", "healthy")
+    assert cells(output, "restarts") == ["-", "1"]
+
+
 @pytest.mark.parametrize("when", ["starting", "visiting"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_leaves_no_process_behind_when_interrupted(number: signal.Signals, when: str) -> None:
     with running(SMALL) as process:
         if when == "visiting":
-            while "visiting" not in line(process):
-                pass
+            read_until(process, "visiting")
         found = children(process, 1 if when == "starting" else CHILDREN)
         process.send_signal(number)
         output, _ = process.communicate(timeout=BOUND)
@@ -84,6 +125,20 @@ def test_leaves_no_process_behind_when_killed() -> None:
         process.communicate(timeout=BOUND)
     _, alive = psutil.wait_procs(found, timeout=BOUND)
     assert not alive
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_leaves_no_process_behind_when_interrupted_in_a_crash(number: signal.Signals) -> None:
+    with running(SHORT) as process:
+        read_until(process, "kill -9")
+        groups = {each.pid for each in children(process, CHILDREN + CRASH)}
+        assert len(members(groups)) > len(groups)  # there are sub-pools
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=BOUND)
+    eventually(lambda: not members(groups))
+    if number != signal.SIGKILL:
+        assert process.returncode == 128 + number
+        assert "Interrupted" in output
 
 
 def test_says_which_child_failed() -> None:
@@ -108,8 +163,7 @@ def test_adapts_to_the_limits_on_descriptors() -> None:
 
 def test_says_how_many_calls_were_lost() -> None:
     with running(SMALL) as process:
-        while "visiting" not in line(process):
-            pass
+        read_until(process, "visiting")
         server = next(c for c in children(process, CHILDREN) if "server" in c.cmdline())
         server.kill()
         output, _ = process.communicate(timeout=BOUND)
@@ -117,6 +171,21 @@ def test_says_how_many_calls_were_lost() -> None:
     assert re.search(
         r"Failed: the (stock|reaping) client lost \d+ of \d+ calls, the first to 127", output
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ("['XOSCAR_RESTART_LIMIT'] = '0/60'", "sub-pool was not recovered: .* is down: degraded"),
+        (".clear()", "caller read no PoolCrashed, but ServerClosed: .* 0 bytes read"),
+    ],
+)
+def test_says_what_failed_after_a_crash(change: str, complaint: str) -> None:
+    prelude = f"from xoscar_idle.commands.demo import crash; crash.SUPERVISED{change}; "
+    with running(SHORT, prelude) as process:
+        output, _ = process.communicate(timeout=BOUND)
+    assert process.returncode == 1, output
+    assert re.search(f"Failed: the supervised {complaint}", output), output
 
 
 @pytest.mark.parametrize(

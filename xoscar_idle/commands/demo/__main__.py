@@ -1,48 +1,25 @@
-"""What the processes of the demonstration do: serve endpoints, or visit them."""
+"""What the processes of the demonstration do: serve endpoints, or visit them; or be in a crash."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import logging
 import math
-import os
-import queue
 import random
 import statistics
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from ... import descriptors
+from .orders import Orders, report
 from .process import CALL_TIMEOUT, SPARE_DESCRIPTORS
 
 # Times are in seconds.
 CONCURRENCY = 8  # calls at once per client
 RATE = 200  # calls per second and client, which leaves two cores room for all processes
 LAST_VISITS = 16
-
-Orders = queue.SimpleQueue[str]
-
-
-def _report(kind: str, value: object) -> None:
-    print(json.dumps([kind, value]), flush=True)
-
-
-def _orders() -> Orders:
-    """The orders as they come in. This process ends with them: the parent has gone."""
-    orders = Orders()
-
-    def read() -> None:
-        for line in sys.stdin:
-            orders.put(line)
-        os._exit(0)
-
-    threading.Thread(target=read, daemon=True).start()
-    return orders
 
 
 async def _serve(endpoints: int) -> None:
@@ -62,7 +39,7 @@ async def _serve(endpoints: int) -> None:
         )
         await xo.create_actor(Echo, uid="echo", address=pool.external_address)
         pools.append(pool)
-    _report("ready", [pool.external_address for pool in pools])
+    report("ready", [pool.external_address for pool in pools])
     await asyncio.Event().wait()
 
 
@@ -96,7 +73,7 @@ class Visitor:
         self.report(phase)
 
     def report(self, phase: str) -> None:
-        _report("progress", {"phase": phase, "calls": self._calls, "lost": self._lost})
+        report("progress", {"phase": phase, "calls": self._calls, "lost": self._lost})
 
     async def _visit(self, address: str) -> None:
         import xoscar as xo
@@ -111,7 +88,7 @@ class Visitor:
                 raise ValueError(f"wrong answer {answer} to {number}")
         except Exception as error:
             if not self._lost:
-                _report("lost", f"{address}: {type(error).__name__}: {error}")
+                report("lost", f"{address}: {type(error).__name__}: {error}")
             self._lost += 1
         else:
             self.latencies.append(time.perf_counter() - started)
@@ -132,8 +109,8 @@ async def _visit(orders: Orders, seconds: float, rest: float) -> None:
 
     # It warns of every tenth connection from the hundredth on, which is what the board shows.
     logging.getLogger("xoscar.backends.core").setLevel(logging.ERROR)
-    _report("ready", is_active())
-    addresses = json.loads(await asyncio.to_thread(orders.get))
+    report("ready", is_active())
+    addresses = await orders.next()
     descriptors.allow(len(addresses) + SPARE_DESCRIPTORS)
     visitor = Visitor()
     calls = list(_plan(addresses, round(RATE * seconds)))
@@ -143,15 +120,16 @@ async def _visit(orders: Orders, seconds: float, rest: float) -> None:
         await asyncio.sleep(started + seconds * i / len(calls) - time.monotonic())
         await visitor.visit("visiting", calls[i : i + CONCURRENCY])
     visitor.report("resting")
+    report("visited", True)
     await asyncio.sleep(rest)
-    _report("rested", True)
-    await asyncio.to_thread(orders.get)
+    report("rested", True)
+    await orders.next()
     again = addresses[:LAST_VISITS]
     for i in range(0, len(again), CONCURRENCY):
         await visitor.visit("last visits", again[i : i + CONCURRENCY])
     latencies = visitor.latencies
     percentiles = statistics.quantiles(latencies, n=100) if len(latencies) > 1 else [math.nan] * 99
-    _report("done", {"median": percentiles[49], "p99": percentiles[98]})
+    report("done", {"median": percentiles[49], "p99": percentiles[98]})
     await asyncio.Event().wait()
 
 
@@ -163,13 +141,19 @@ def _main() -> None:
     client = roles.add_parser("client")
     client.add_argument("seconds", type=float)
     client.add_argument("rest", type=float)
+    roles.add_parser("host")
+    roles.add_parser("caller")
     arguments = parser.parse_args()
-    orders = _orders()
+    orders = Orders()
     if arguments.role == "server":
         logging.getLogger("xoscar.backends.core").setLevel(logging.ERROR)
         asyncio.run(_serve(arguments.endpoints))
-    else:
+    elif arguments.role == "client":
         asyncio.run(_visit(orders, arguments.seconds, arguments.rest))
+    else:
+        from . import model  # it imports xoscar, which only here may be at once
+
+        asyncio.run((model.host if arguments.role == "host" else model.call)(orders))
 
 
 if __name__ == "__main__":

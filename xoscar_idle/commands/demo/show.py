@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import os
-import signal
 import sys
-import threading
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from ... import descriptors
 from ...gate import IDLE_TIMEOUT
-from .process import CALL_TIMEOUT, SPARE_DESCRIPTORS, Child
+from .crash import Crash
+from .process import (
+    CALL_TIMEOUT,
+    GRACE,
+    SPARE_DESCRIPTORS,
+    START_TIMEOUT,
+    Child,
+    Children,
+    Failure,
+    Interrupted,
+)
 
 # Times are in seconds.
 SERVERS = 2  # processes per side
-SAMPLE_INTERVAL = 0.4
-START_TIMEOUT = 60.0
-GRACE = 30.0  # for clients that a loaded machine makes late
-
-
-class Failure(Exception):
-    """The demonstration cannot be completed; the message is for its user."""
-
-
-class Interrupted(Exception):
-    """A signal asked for the end; its number is the argument."""
 
 
 def demo(endpoints: int = 300, seconds: float = 24.0, idle_timeout: float = 2.0) -> int:
-    """Show a stock client and one that closes idle connections, side by side.
+    """Show stock xoscar and xoscar with this package side by side: idle connections, then a crash.
 
     Parameters
     ----------
@@ -49,8 +46,9 @@ def demo(endpoints: int = 300, seconds: float = 24.0, idle_timeout: float = 2.0)
     Returns
     -------
     int
-        The exit status: 0 if no call was lost and the reaping client came to rest with fewer
-        descriptors than the stock one, 1 if not, 128 + n if signal n ended the demonstration.
+        The exit status: 0 if no call was lost, the reaping client came to rest with fewer
+        descriptors than the stock one, and the supervised side told of its crash and recovered
+        without the loss of a further call; 1 if not, 128 + n if signal n ended the demonstration.
 
     Raises
     ------
@@ -104,78 +102,42 @@ def _run(endpoints: int, seconds: float, idle_timeout: float) -> int:
         "without.\n",
         flush=True,
     )
-    with _noted_signals() as signals, contextlib.ExitStack() as stack:
+    shares = [(endpoints + i) // SERVERS for i in range(SERVERS)]
+    directory = tempfile.TemporaryDirectory(prefix="xoscar-idle-", ignore_cleanup_errors=True)
+    with directory as records, Children() as children:
 
         def start(name: str, environment: dict[str, str]) -> Side:
-            shares = [(endpoints + i) // SERVERS for i in range(SERVERS)]
             servers = [
-                stack.enter_context(Child(f"a server of the {name} client", {}, "server", share))
+                children.start(f"a server of the {name} client", {}, "server", share)
                 for share in shares
             ]
-            client = Child(f"the {name} client", environment, "client", seconds, rest)
-            return Side(name, stack.enter_context(client), servers)
+            client = children.start(f"the {name} client", environment, "client", seconds, rest)
+            return Side(name, client, servers)
 
         stock = start("stock", {})
         reaping = start("reaping", {IDLE_TIMEOUT: str(idle_timeout)})
-        clients = [stock.client, reaping.client]
-
-        def wait(
-            children: list[Child],
-            event: str,
-            within: float,
-            step: Callable[[], None] = lambda: None,
-        ) -> None:
-            """Until all have reported ``event``; ``step`` is called all the while."""
-            deadline = time.monotonic() + within
-            while True:
-                time.sleep(SAMPLE_INTERVAL)
-                if signals:
-                    raise Interrupted(signals[0])
-                for child in children:
-                    if (status := child.process.poll()) is not None:
-                        raise Failure(f"{child.name} ended with exit status {status}")
-                step()
-                late = [child for child in children if event not in child.reports]
-                if not late:
-                    return
-                if time.monotonic() > deadline:
-                    raise Failure(
-                        f"{late[0].name} has not reported {event!r} within {within:g} s: "
-                        "try fewer endpoints, or a less busy machine"
-                    )
-
-        wait([*clients, *stock.servers, *reaping.servers], "ready", START_TIMEOUT)
+        sides = [stock, reaping]
+        clients = [side.client for side in sides]
+        children.wait([*clients, *stock.servers, *reaping.servers], "ready", START_TIMEOUT)
         if not reaping.client.reports["ready"]:
             raise Failure(
                 f"idle closing is not active in the reaping client: install xoscar-idle and a "
                 f"xoscar that it supports for {sys.executable}"
             )
-        sides = [stock, reaping]
         for side in sides:
             side.client.order([a for server in side.servers for a in server.reports["ready"]])
         board = Board(sides, endpoints)
-        wait(clients, "rested", seconds + rest + GRACE, board.update)
+        children.wait(clients, "visited", seconds + GRACE, board.update)
+        crash = Crash(children, records)  # the machine has time for its start now
+        children.wait(clients, "rested", rest + GRACE, board.update)
         for side in sides:
             side.final = side.now
             side.client.order("visit again")
-        wait(clients, "done", CALL_TIMEOUT + GRACE, board.update)
-    print(_table(sides))
-    return _verdict(stock, reaping)
-
-
-@contextlib.contextmanager
-def _noted_signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM, noted and not raised: a child just being started would be lost."""
-    noted: list[int] = []
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, lambda number, _: noted.append(number))
-    try:
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        children.wait(clients, "done", CALL_TIMEOUT + GRACE, board.update)
+        print(_table(sides))
+        _judge(stock, reaping)
+        crash.show()
+    return 0
 
 
 class Side:
@@ -262,7 +224,7 @@ def _table(sides: list[Side]) -> str:
     return "\n".join(["", *rows, ""])
 
 
-def _verdict(stock: Side, reaping: Side) -> int:
+def _judge(stock: Side, reaping: Side) -> None:
     for side in (stock, reaping):
         if lost := side.progress["lost"]:
             raise Failure(
@@ -280,4 +242,3 @@ def _verdict(stock: Side, reaping: Side) -> int:
         "was lost.",
         flush=True,
     )
-    return 0
