@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import xoscar as xo
 
@@ -185,7 +186,7 @@ async def test_an_end_that_is_not_waited_for() -> None:
         removing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await removing
-        await eventually_here(lambda: not lives(pid))
+        await eventually_here(lambda: not psutil.pid_exists(pid))
         assert type(await bounded(held)) is xo.ServerClosed
 
 
