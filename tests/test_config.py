@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import resource
+import subprocess
+import sys
+import tempfile
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +21,10 @@ from xoscar_idle import config, values
 from xoscar_idle.config import Settings, as_variable, variable
 from xoscar_idle.gate import wanted
 
+from .support.environment import environment
+from .support.processes import line, run, started
+from .support.waiting import BOUND
+
 NAMES = [each.name for each in dataclasses.fields(Settings)]
 WORDS = (
     "supervise",
@@ -26,6 +34,10 @@ WORDS = (
     "fault_errors",
     "restart_limit",
     "retry",
+    "health_address",
+    "health_token",
+    "exit_on_degraded",
+    "watchdog",
 )
 """The settings that are no numbers."""
 
@@ -221,6 +233,10 @@ def test_the_longest_keepalive() -> None:
         ("capture_stderr", "it must be 1 or 0; the default, 0, is used"),
         ("restart_limit", "like 3/60; or off; the default, 3/60, is used"),
         ("retry", "the default, unsent, is used"),
+        ("health_address", "absolute path of a socket; off: none; the default, none, is used"),
+        ("health_token", "characters of ASCII, without blanks; the default, none, is used"),
+        ("exit_on_degraded", "it must be 1 or 0; the default, 0, is used"),
+        ("watchdog", "it must be 1 or 0; the default, 0, is used"),
         ("connect_timeout", "the default, 8.0, is used"),
     ],
 )
@@ -373,17 +389,22 @@ def test_what_is_tried_again(value: object, kept: tuple[str, ...]) -> None:
     assert Settings().changed(retry=value).retry == kept
 
 
+ON_OR_OFF = ("capture_stderr", "exit_on_degraded", "watchdog")
+
+
+@pytest.mark.parametrize("name", ON_OR_OFF)
 @pytest.mark.parametrize("value", ["1", " ON ", "True", "yes", "01", 1, np.int8(1), np.bool_(True)])
-def test_a_switch(value: object) -> None:
-    assert Settings().changed(capture_stderr=value).capture_stderr is True
-    assert Settings.from_environment({"XOSCAR_CAPTURE_STDERR": "No"}).capture_stderr is False
-    assert Settings().changed(capture_stderr=False).capture_stderr is False
+def test_a_switch(name: str, value: object) -> None:
+    assert getattr(Settings().changed(**{name: value}), name) is True
+    assert getattr(Settings.from_environment({variable(name): "No"}), name) is False
+    assert getattr(Settings().changed(**{name: False}), name) is False
 
 
+@pytest.mark.parametrize("name", ON_OR_OFF)
 @pytest.mark.parametrize("value", ["2", "", "y", "1.0", 2, -1, 1.0, None, [1], np.array([1, 1])])
-def test_no_switch(value: object) -> None:
-    with pytest.raises(ValueError, match=r"^capture_stderr must be 1 or 0, got"):
-        Settings().changed(capture_stderr=value)
+def test_no_switch(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be 1 or 0, got"):
+        Settings().changed(**{name: value})
 
 
 def test_a_directory_need_not_be_there() -> None:
@@ -402,6 +423,221 @@ def test_no_directory(value: object) -> None:
 def test_no_directory_at_all(value: object) -> None:
     with pytest.raises(ValueError, match=r"^supervise_dir cannot be switched off: it m"):
         Settings().changed(supervise_dir=value)
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        *((value, None) for value in (None, "off", " OFF ", "0", 0)),
+        ("127.0.0.1:9998", "127.0.0.1:9998"),
+        (" 127.0.0.1:09998\n", "127.0.0.1:9998"),
+        ("localhost:0", "localhost:0"),
+        ("[::1]:65535", "[::1]:65535"),
+        ("node-1.example.com:80", "node-1.example.com:80"),
+        ("/run/xoscar/health.sock", "/run/xoscar/health.sock"),
+        (Path("/run/a b:1"), "/run/a b:1"),
+    ],
+)
+def test_where_a_server_listens(value: object, stored: str | None) -> None:
+    assert Settings().changed(health_address=value).health_address == stored
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", "9998", ":9998", "localhost", "localhost:", "localhost:http", "localhost:65536"),
+        *("localhost:-1", "localhost:1.0", "http://localhost:9998", "localhost:9998/", "::1:80"),
+        *("[::1]", "user@localhost:80", "local host:80", "*:80", "./health.sock", "~/health.sock"),
+        *("/a\0b", "/\ud800", "localhost:٣٠", "hôte:80", "a\nb:80"),
+        *(b"localhost:80", 9998, True, ("localhost", 80), ["localhost:80"]),
+    ],
+    ids=values.shown,
+)
+def test_where_no_server_can_listen(value: object) -> None:
+    with pytest.raises(ValueError, match=r"^health_address must be host:port, or the abs.* got"):
+        Settings().changed(health_address=value)
+
+
+SECRET = "sesame-0123456789"
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        *((value, None) for value in (None, "off", " OFF ", "0", 0)),
+        (SECRET, SECRET),
+        (f" {SECRET}\n", SECRET),
+        ("!" * 8, "!" * 8),
+        ("~" * 1000, "~" * 1000),
+        ("Bearer,'\"\\$`", "Bearer,'\"\\$`"),
+    ],
+)
+def test_a_secret(value: object, stored: str | None) -> None:
+    assert Settings().changed(health_token=value).health_token == stored
+
+
+BAD_SECRETS = [
+    "",
+    "secret7",
+    "sesame open now",
+    "sesame\nopen",
+    "sesame\x7fopen",
+    "sésame-ouvre-toi",
+]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [*BAD_SECRETS, "x" * 1001, SECRET.encode(), 12345678, True, [SECRET], (SECRET,), {SECRET: 1}],
+    ids=range(len(BAD_SECRETS) + 7),
+)
+def test_a_bad_secret_is_not_told(value: object, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither in the error nor in the warning: it may be the right one with a blank too much."""
+    text = r"health_token must be 8 to 1000 visible characters of ASCII, without blanks, got \*{8}"
+    with pytest.raises(ValueError, match=rf"^{text}$"):
+        Settings().changed(health_token=value)
+    with pytest.raises(ValueError, match=rf"^{text}$"):
+        as_variable("health_token", value)
+    if isinstance(value, str) and value:
+        assert Settings.from_environment({"XOSCAR_HEALTH_TOKEN": value}) == Settings()
+        (record,) = caplog.records
+        assert record.getMessage().startswith("XOSCAR_HEALTH_TOKEN=******** is ignored: it must")
+        assert value not in record.getMessage()
+        assert repr(value)[1:-1] not in record.getMessage()
+
+
+def test_a_secret_is_not_shown() -> None:
+    given = Settings(health_token=SECRET, idle_timeout=7)
+    for each in (given, given.without_secrets()):
+        for shown in (repr(each), str(each), f"{each}"):
+            assert SECRET not in shown
+            assert "idle_timeout=7" in shown
+    hidden = given.without_secrets()
+    assert SECRET not in repr(dataclasses.asdict(hidden))
+    assert hidden.health_token == config.HIDDEN
+    assert dataclasses.replace(hidden, health_token=None) == dataclasses.replace(
+        given, health_token=None
+    )
+    assert Settings().without_secrets() == Settings(), "that there is none is no secret"
+    assert given.health_token == SECRET
+    assert given != Settings(idle_timeout=7), "another secret is another setting"
+
+
+def test_which_settings_are_secret() -> None:
+    assert [each.name for each in dataclasses.fields(Settings) if each.metadata["secret"]] == [
+        "health_token"
+    ]
+
+
+INSTALLS = """
+import json, logging, os, subprocess, sys
+import xoscar_idle
+
+secret, other = sys.argv[1:]
+show = [sys.executable, "-c", "import os; print(os.environ.get('XOSCAR_HEALTH_TOKEN'))"]
+
+def child():
+    return subprocess.check_output(show, text=True).strip()
+
+settings = xoscar_idle.install(idle_timeout=5, health_token=secret)
+assert settings.health_token == xoscar_idle.settings().health_token == secret
+seen = [child()]
+told = [repr(settings), str(xoscar_idle.settings()), repr(xoscar_idle.statistics())]
+told += [repr(vars(xoscar_idle.statistics().settings))]
+told += [repr(xoscar_idle.configure(health_token=other))]
+seen += [child()]
+told += [repr(vars(xoscar_idle.statistics().settings))]
+for bad in (f"{secret} ä", "short"):
+    try:
+        xoscar_idle.configure(health_token=bad)
+    except ValueError as error:
+        told += [repr(error)]
+seen += [child()]
+xoscar_idle.uninstall()
+seen += [child()]
+print(json.dumps({"seen": seen, "told": told}))
+"""
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("variable", ["", "of the environment"])
+def test_a_secret_is_for_children_and_for_nobody_else(variable: str) -> None:
+    """What is logged of all that happens has none of it either."""
+    before = f"sesame-{variable.replace(' ', '-')}" if variable else "None"
+    given = {"XOSCAR_HEALTH_TOKEN": before} if variable else {}
+    other = "another-0123456789"
+    done = run(
+        *(sys.executable, "-c", INSTALLS, SECRET, other),
+        env=environment(**given, XOSCAR_IDLE_LOG="debug"),
+    )
+    found = json.loads(done.stdout)
+    assert found["seen"] == [SECRET, other, other, before]
+    assert "active with Settings(idle_timeout=5" in done.stderr
+    told = " ".join([*found["told"], done.stderr])
+    assert not [each for each in (SECRET, other, before) if each in told and each != "None"]
+    assert "'health_token': '********'" in told
+
+
+LIVES = """
+import sys
+import xoscar
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("secret", [SECRET, f"{SECRET} with a blank", "short77"])
+def test_no_command_tells_a_secret(secret: str) -> None:
+    """Of a new process and of one that runs; a good one and those that cannot be one."""
+    with tempfile.TemporaryDirectory() as directory:  # a path that is short enough
+        variables = {"XOSCAR_IDLE_TIMEOUT": "5", "XOSCAR_IDLE_MONITOR": directory}
+        env = environment(**variables, XOSCAR_HEALTH_TOKEN=secret)
+        command = (sys.executable, "-m", "xoscar_idle")
+        with started(sys.executable, "-c", LIVES, env=env, stderr=subprocess.PIPE) as process:
+            assert line(process) == "ready"
+            for arguments in (
+                *(["doctor"], ["doctor", "--json"], ["doctor", f"{process.pid}"]),
+                *(["doctor", "--json", f"{process.pid}"], ["stats", f"{process.pid}"]),
+                *(["stats", "--json", f"{process.pid}"], ["stats", "--json"]),
+            ):
+                done = run(*command, *arguments, env=env, status=None)
+                assert secret not in done.stdout + done.stderr, arguments
+                assert SECRET not in done.stdout + done.stderr, arguments
+                assert "Traceback" not in done.stderr
+                if "--json" in arguments:
+                    assert "health_token" in done.stdout, arguments
+                    assert config.HIDDEN in done.stdout or secret != SECRET, "there is one"
+            _, errors = process.communicate(timeout=BOUND)
+            assert secret not in errors
+            assert SECRET not in errors
+            assert ("XOSCAR_HEALTH_TOKEN=******** is ignored" in errors) == (secret != SECRET)
+
+
+@pytest.mark.parametrize("supervise", ["off", "observe"])
+def test_an_end_that_never_comes_costs_an_advice(
+    supervise: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    try:
+        for _ in range(2):
+            config.use(Settings(exit_on_degraded=True, supervise=supervise))
+        (record,) = caplog.records
+        assert "exit_on_degraded does nothing without supervise=act" in record.getMessage()
+        config.use(Settings(exit_on_degraded=True, supervise="act"))
+        config.use(Settings(exit_on_degraded=False, supervise=supervise))
+    finally:
+        config.reset()
+    assert len(caplog.records) == 1
+
+
+def test_one_advice_does_not_hide_another(caplog: pytest.LogCaptureFixture) -> None:
+    try:
+        config.use(Settings(exit_on_degraded=True, server_idle_timeout=5))
+    finally:
+        config.reset()
+    told = " ".join(each.getMessage() for each in caplog.records)
+    assert "exit_on_degraded does nothing" in told
+    assert "server_idle_timeout=5 should be at least" in told
 
 
 def test_an_advice_is_given_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -440,6 +676,8 @@ ERRORS = st.lists(
 DIRECTORIES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])).map(
     "/{}".format
 )
+ADDRESSES = ["127.0.0.1:0", " localhost:09998 ", "[::1]:80", "off", "0"]
+TOKENS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=1000)
 
 
 @settings(deadline=None)
@@ -460,7 +698,11 @@ def test_a_child_parses_the_same_setting(data: Any) -> None:
         value = data.draw(st.sampled_from(["off", "observe", " Observe ", "act", "0", 0]))
     elif name == "supervise_dir":
         value = data.draw(st.one_of(st.none(), DIRECTORIES, DIRECTORIES.map(Path)))
-    elif name == "capture_stderr":
+    elif name == "health_address":
+        value = data.draw(st.one_of(st.none(), st.sampled_from(ADDRESSES), DIRECTORIES))
+    elif name == "health_token":
+        value = data.draw(st.one_of(st.none(), st.just("off"), TOKENS))
+    elif name in ON_OR_OFF:
         value = data.draw(st.sampled_from([True, False, "1", "off", 1, np.int64(0)]))
     elif name == "probe_timeout":
         value = data.draw(TIMES.filter(lambda each: each not in (0, "off")))
@@ -488,6 +730,12 @@ def test_variables_for_children() -> None:
     assert as_variable("supervise_dir", None) is None
     assert as_variable("capture_stderr", True) == "1"
     assert as_variable("capture_stderr", "off") == "0"
+    assert as_variable("health_address", " localhost:080 ") == "localhost:80"
+    assert as_variable("health_address", "off") is None
+    assert as_variable("health_token", SECRET) == SECRET
+    assert as_variable("health_token", None) is None
+    assert as_variable("exit_on_degraded", "yes") == "1"
+    assert as_variable("watchdog", False) == "0"
     assert as_variable("fault_errors", ["CUDA error*", "off"]) == "CUDA error*,off"
     assert as_variable("fault_errors", "off") is None
     with pytest.raises(ValueError, match="unknown setting 'x'; there are idle_timeout"):

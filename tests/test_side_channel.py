@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -11,6 +12,8 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -355,3 +358,168 @@ def test_the_command_says_what_is_wrong_with_its_own_directory(
     monkeypatch.setenv("XOSCAR_IDLE_MONITOR", own)
     assert f"{own}" in nobody()
     assert "start it with" not in nobody()
+
+
+# -- what is run at intervals, and sooner ----------------------------------------------------------
+
+
+@pytest.fixture(params=["alone", "with a source"])
+def beside(request: pytest.FixtureRequest, place: Path) -> Iterator[None]:
+    """The side thread waits for nothing but its time, or for who asks, too."""
+    if request.param == "with a source":
+        snapshot.offer()
+    yield
+    side_channel.stop()
+    assert side_thread._running is None
+
+
+def test_what_is_wanted_soon_is_not_waited_for(beside: None) -> None:
+    """It is run in the side thread, at once, and others only when their time has come."""
+    ran, others = list[str](), list[None]()
+
+    def work() -> None:
+        ran.append(threading.current_thread().name)
+
+    def other() -> None:
+        others.append(None)
+
+    for each in (work, other):
+        side_thread.every(2 * BOUND, each)
+    try:
+        eventually(lambda: len(ran) == len(others) == 1)
+        for count in (2, 3, 4):
+            side_thread.soon(work)
+            eventually(lambda count=count: len(ran) == count)  # type: ignore[misc]
+        assert set(ran) == {"xoscar-idle-side"}
+        assert len(others) == 1
+    finally:
+        for each in (work, other):
+            side_thread.never(each)
+
+
+def test_what_is_wanted_while_it_runs_is_run_once_more(beside: None) -> None:
+    """However often it is wanted by then, also by itself."""
+    ran, go_on = list[None](), threading.Event()
+
+    def work() -> None:
+        ran.append(None)
+        if len(ran) == 1:
+            go_on.wait(BOUND)
+            side_thread.soon(work)
+
+    side_thread.every(2 * BOUND, work)
+    try:
+        eventually(lambda: ran)
+        for _ in range(50):
+            side_thread.soon(work)
+        go_on.set()
+        eventually(lambda: len(ran) >= 2)
+        after = list[None]()
+
+        def last() -> None:
+            after.append(None)
+
+        side_thread.every(2 * BOUND, last)
+        eventually(lambda: after)
+        assert len(ran) <= 3, "no more than there was a reason for"
+        side_thread.never(last)
+    finally:
+        go_on.set()
+        side_thread.never(work)
+
+
+def test_wanting_does_not_wait_for_a_thread_that_is_busy(place: Path) -> None:
+    """Whoever wants it is the program's event loop, and more may happen than a queue takes."""
+    snapshot.offer()
+    entered, go_on = threading.Event(), threading.Event()
+
+    def busy() -> None:
+        entered.set()
+        go_on.wait(BOUND)
+
+    def work() -> None:
+        pass
+
+    side_thread.every(2 * BOUND, work)
+    side_thread.every(2 * BOUND, busy)
+    try:
+        assert entered.wait(BOUND)
+        slowest = 0.0
+        for _ in range(2000):
+            begun = time.monotonic()
+            side_thread.soon(work)
+            slowest = max(slowest, time.monotonic() - begun)
+            if slowest >= side_channel.TIMEOUT:
+                break
+        assert slowest < side_channel.TIMEOUT, "it has waited for a place in the queue"
+    finally:
+        go_on.set()
+        side_thread.never(work)
+        side_thread.never(busy)
+        side_channel.stop()
+
+
+def test_what_is_not_run_at_intervals_is_not_wanted(beside: None) -> None:
+    ran = list[str]()
+
+    def work() -> None:
+        ran.append("work")
+
+    def other() -> None:
+        ran.append("other")
+
+    side_thread.soon(work)
+    side_thread.every(2 * BOUND, other)
+    try:
+        eventually(lambda: ran)
+        side_thread.soon(work)
+        side_thread.soon(other)
+        eventually(lambda: len(ran) == 2)
+        assert ran == ["other", "other"]
+    finally:
+        side_thread.never(other)
+    side_thread.soon(other)
+    assert ran == ["other", "other"]
+
+
+def test_what_is_wanted_soon_keeps_its_interval_then(beside: None) -> None:
+    """It goes on at intervals, from that time on."""
+    ran = list[float]()
+
+    def work() -> None:
+        ran.append(time.monotonic())
+
+    side_thread.every(0.05, work)
+    try:
+        side_thread.soon(work)
+        eventually(lambda: len(ran) >= 5)
+        assert sum(b - a < 0.04 for a, b in itertools.pairwise(ran)) <= 1
+    finally:
+        side_thread.never(work)
+
+
+def test_many_threads_want_it(beside: None) -> None:
+    """Each time there is a run that has begun after that."""
+    begun, ran = [0], [0]
+
+    def work() -> None:
+        begun[0] += 1
+        ran[0] = begun[0]
+
+    def want() -> None:
+        for _ in range(30):
+            before = begun[0]
+            side_thread.soon(work)
+            eventually(lambda before=before: ran[0] > before)  # type: ignore[misc]
+
+    side_thread.every(2 * BOUND, work)
+    try:
+        wanting = [threading.Thread(target=want) for _ in range(4)]
+        for thread in wanting:
+            thread.start()
+        for thread in wanting:
+            thread.join(BOUND)
+            assert not thread.is_alive()
+        assert ran[0] >= 31
+    finally:
+        side_thread.never(work)

@@ -54,10 +54,11 @@ def parts() -> tuple[Part, ...]:
     """All parts, in the order in which they start. It imports xoscar."""
     global _known
     from .connection import lifecycle as connections
+    from .http import lifecycle as http
     from .supervision import lifecycle as supervision
     from .telemetry import lifecycle as telemetry
 
-    _known = (connections, supervision, telemetry)
+    _known = (connections, supervision, telemetry, http)
     return _known
 
 

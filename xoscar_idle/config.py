@@ -28,11 +28,17 @@ AS_IDLE_TIMEOUT = f"that of {IDLE_TIMEOUT}"
 AS_REGISTERED_MEMORY = f"{REGISTERED_MEMORY_TIMEOUT:g}, or {IDLE_TIMEOUT} where that is longer or 0"
 
 
-def _setting(default: Any, parse: Callable[[object], Any], told: str | None = None) -> Any:
+HIDDEN = "********"
+"""What is shown of a secret."""
+
+
+def _setting(
+    default: Any, parse: Callable[[object], Any], told: str | None = None, secret: bool = False
+) -> Any:
     """A field of :class:`Settings`; ``told`` is its default in words, where they say more."""
-    return field(
-        default=default, metadata={"parse": parse, "told": str(default) if told is None else told}
-    )
+    told = str(default) if told is None else told
+    metadata = {"parse": parse, "told": told, "secret": secret}
+    return field(default=default, repr=not secret, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -141,6 +147,21 @@ class Settings:
     """Errors of actors' methods after which their sub-pool is unhealthy: shell patterns
     (``fnmatch``) of the type's name, the text, or ``type: text``, with commas or in a list."""
 
+    health_address: str | None = _setting(None, values.server_address, "none")
+    """Where a process with main pools answers over HTTP how they are, and takes instructions:
+    ``host:port``, or the path of a unix socket. It needs the extra ``http``."""
+
+    health_token: str | None = _setting(None, values.token, "none", secret=True)
+    """What whoever gives instructions over HTTP has to know, and whoever asks from elsewhere."""
+
+    exit_on_degraded: bool = _setting(False, values.switch, "0")
+    """With ``supervise="act"``: end the process of a main pool when one of its sub-pools is
+    degraded, so that whoever started it takes over."""
+
+    watchdog: bool = _setting(False, values.switch, "0")
+    """Let the event loop of a main pool tell systemd that it is there: READY, and WATCHDOG as
+    often as the unit asks for it."""
+
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
             object.__setattr__(self, each.name, _parsed(each, getattr(self, each.name)))
@@ -167,7 +188,7 @@ class Settings:
                 logger.warning(
                     "%s=%s is ignored: it %s; the default, %s, is used",
                     variable(each.name),
-                    values.shown(raw),
+                    _shown(each, raw),
                     error,
                     each.metadata["told"],
                 )
@@ -191,6 +212,15 @@ class Settings:
         if transport in ("ucx", "nixl") and self.idle_timeout:
             return max(self.idle_timeout, REGISTERED_MEMORY_TIMEOUT)
         return self.idle_timeout
+
+    def without_secrets(self) -> Settings:
+        """These, for whoever looks at them."""
+        hidden: dict[str, Any] = {
+            each.name: HIDDEN
+            for each in dataclasses.fields(self)
+            if each.metadata["secret"] and getattr(self, each.name) is not None
+        }
+        return dataclasses.replace(self, **hidden)
 
     @property
     def keepalive(self) -> float:
@@ -244,7 +274,11 @@ def _parsed(setting: dataclasses.Field[Any], value: object) -> Any:
     try:
         return setting.metadata["parse"](value)
     except ValueError as error:
-        raise ValueError(f"{setting.name} {error}, got {values.shown(value)}") from None
+        raise ValueError(f"{setting.name} {error}, got {_shown(setting, value)}") from None
+
+
+def _shown(setting: dataclasses.Field[Any], value: object) -> str:
+    return HIDDEN if setting.metadata["secret"] else values.shown(value)
 
 
 _current = Settings()
@@ -256,23 +290,30 @@ def current() -> Settings:
     return _current
 
 
-def _advice(settings: Settings) -> str:
+def _advice(settings: Settings) -> list[str]:
     """What there is to say of settings that are each good, but not together."""
+    found = []
     client_timeout = settings.idle_timeout_of("socket")
     if 0 < settings.server_idle_timeout < ROOM * client_timeout:
-        return (
+        found.append(
             f"server_idle_timeout={settings.server_idle_timeout:g} should be at least {ROOM:g} "
             f"times the idle timeout of clients, here {client_timeout:g}: a server that closes "
             "first makes calls fail"
         )
-    return ""
+    if settings.exit_on_degraded and settings.supervise != "act":
+        found.append(
+            "exit_on_degraded does nothing without supervise=act: no sub-pool is ever degraded"
+        )
+    return found
 
 
 def use(settings: Settings, origin: str = "code", names: Iterable[str] = ()) -> None:
     """Put ``settings`` in force for this process; those in ``names`` are from ``origin``."""
     global _current
-    if (advice := _advice(settings)) and advice != _advice(_current):
-        logger.warning("%s", advice)
+    before = _advice(_current)
+    for advice in _advice(settings):
+        if advice not in before:
+            logger.warning("%s", advice)
     _current = settings
     _origins.update(dict.fromkeys(names, origin))
 

@@ -120,6 +120,14 @@ def never(work: Callable[[], None]) -> None:
         ended.end()
 
 
+def soon(work: Callable[[], None]) -> None:
+    """Run what is run at intervals as soon as possible; nothing where it is not."""
+    with _lock:
+        if _running is not None and (job := _running.jobs.get(work)) is not None:
+            job.due = 0.0
+            _running.waiting.wake()
+
+
 def wait_for(source: Source) -> None:
     """Wait for ``source`` in between."""
     with _lock:

@@ -319,3 +319,36 @@ def _is_encodable(path: str) -> bool:
     except UnicodeEncodeError:  # half a character
         return False
     return True
+
+
+def server_address(value: object) -> str | None:
+    """Where a server listens: ``host:port``, or the absolute path of a socket; ``off``: nowhere."""
+    if value is None or is_off(value) or _is_zero(value):
+        return None
+    text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else ""
+    text = text.strip() if isinstance(text, str) else ""
+    if os.path.isabs(text) and "\0" not in text and _is_encodable(text):
+        return text
+    host, _, port = text.rpartition(":")
+    if (
+        re.fullmatch(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+", host) is None
+        or whole(port, 65535) is None
+    ):
+        raise ValueError("must be host:port, or the absolute path of a socket; off: none")
+    return f"{host}:{whole(port)}"
+
+
+SHORTEST_TOKEN = 8
+"""Characters. A shorter one would be guessed."""
+
+
+def token(value: object) -> str | None:
+    """A secret that a header of HTTP can carry; None: there is none."""
+    if value is None or is_off(value) or _is_zero(value):
+        return None
+    text = value.strip() if isinstance(value, str) else ""
+    if re.fullmatch(r"[!-~]+", text) is None or not SHORTEST_TOKEN <= len(text) <= 1000:
+        raise ValueError(
+            f"must be {SHORTEST_TOKEN} to 1000 visible characters of ASCII, without blanks"
+        )
+    return text

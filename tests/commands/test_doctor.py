@@ -96,6 +96,39 @@ def test_bad_settings(variables: dict[str, str], says: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("address", "token", "says"),
+    [
+        (None, None, r"^ok +http +off \(XOSCAR_HEALTH_ADDRESS=127.0.0.1:9998 tells"),
+        (
+            "localhost:1",
+            None,
+            r"^ok +http +localhost:1, .* all of this machine read, nobody steers",
+        ),
+        ("[::1]:1", "sesame-sesame", r"^ok +http +\[::1\]:1, .*, who has the token steers$"),
+        ("/run/x", None, r"^ok +http +/run/x, .* its own user reads, nobody steers"),
+        (
+            "0.0.0.0:1",
+            "sesame-sesame",
+            r"^ok +http +0.0.0.0:1, .* the token is needed to read, who",
+        ),
+        ("0.0.0.0:1", None, r"^problem +http .* so XOSCAR_HEALTH_TOKEN must be set"),
+        ("0.0.0.0:1", "short", r"^problem +http .* so XOSCAR_HEALTH_TOKEN must be set"),
+    ],
+)
+def test_http(address: str | None, token: str | None, says: str) -> None:
+    given = {"XOSCAR_HEALTH_ADDRESS": address, "XOSCAR_HEALTH_TOKEN": token}
+    variables = {name: value for name, value in given.items() if value is not None}
+    _, output = examine(XOSCAR_SUPERVISE="act", **variables)
+    assert re.search(says, output, re.MULTILINE), output
+    assert token is None or token not in output
+
+
+def test_http_that_nothing_serves() -> None:
+    _, output = examine(XOSCAR_HEALTH_ADDRESS="127.0.0.1:1")
+    assert re.search(r"^note +http +XOSCAR_HEALTH_ADDRESS does nothing without", output, re.M)
+
+
+@pytest.mark.parametrize(
     ("variables", "says"),
     [
         ({}, r"^ok +log +to the handlers .* xoscar_idle; without any, warnings to stderr"),

@@ -26,8 +26,9 @@ import pyte
 import pytest
 import xoscar as xo
 
-from xoscar_idle.commands import tables, top
+from xoscar_idle.commands import tables
 from xoscar_idle.commands.cli import main
+from xoscar_idle.commands.interrupting import until_interrupted
 from xoscar_idle.telemetry.snapshot import Snapshot
 
 from ..support import processes
@@ -340,7 +341,7 @@ def test_ctrl_c_that_is_swallowed_once() -> None:
         await asyncio.sleep(BOUND)
         return 1
 
-    assert top._run(show()) == 0
+    assert until_interrupted(show()) == 0
 
 
 def test_waits_for_processes_that_offer_a_monitor() -> None:

@@ -18,6 +18,7 @@ import uvloop
 import xoscar as xo
 
 import xoscar_idle
+from xoscar_idle.telemetry import snapshot
 
 from ..support.hosting import Worker, worker
 
@@ -54,6 +55,12 @@ async def _call(address: str, errors: list[str]) -> dict[str, Any]:
         await pool.stop()
 
 
+def _seen(value: str, settings: Any) -> int:
+    """How often a value can be seen in what is told of the settings."""
+    told = [repr(settings), repr(xoscar_idle.statistics().settings), snapshot.take().to_json()]
+    return sum(value in each for each in told) if value else 0
+
+
 def _try(variable: str, value: str, address: str, run: Any) -> dict[str, Any]:
     collector, errors = _Collector(), list[str]()
     logger = logging.getLogger("xoscar_idle")
@@ -63,6 +70,7 @@ def _try(variable: str, value: str, address: str, run: Any) -> dict[str, Any]:
     try:
         settings = xoscar_idle.install()
         told["set"] = getattr(settings, variable.removeprefix("XOSCAR_").lower())
+        told["shown"] = _seen(value.strip(), settings)
         told |= run(asyncio.wait_for(_call(address, errors), BOUND))
     except Exception as error:
         errors.append(repr(error))

@@ -31,7 +31,7 @@ PAGES = {
             for path in (PACKAGE / name).iterdir()
             if path.name not in ("__init__.py", "__pycache__")
         }
-        for name in ("connection", "supervision", "telemetry", "commands")
+        for name in ("connection", "supervision", "telemetry", "http", "commands")
     },
 }
 """What each page tells of."""

@@ -90,9 +90,8 @@ def row(place: patching.Place) -> str:
 
 
 def test_each_replaced_place_has_a_row_with_its_reason() -> None:
-    for part, name in zip(
-        activation.parts(), ("connection", "supervision", "telemetry"), strict=True
-    ):
+    names = ("connection", "supervision", "telemetry", "http")
+    for part, name in zip(activation.parts(), names, strict=True):
         page = (ROOT / f"docs/architecture/{name}.md").read_text()
         rows = re.findall(r"^\| `[\w.]+` \| .* \|$", page, re.MULTILINE)
         assert [each for each in rows if ".py`" not in each] == [row(each) for each in part.PLACES]

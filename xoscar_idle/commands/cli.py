@@ -51,8 +51,22 @@ def _finite(context: click.Context, parameter: click.Parameter, value: float) ->
     return value
 
 
+def _parse_sources(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[Target, ...]:
+    from ..telemetry.web import is_address
+
+    return tuple(
+        each if is_address(each) else _parse_targets(context, parameter, (each,))[0]
+        for each in values
+    )
+
+
 _targets = click.argument(
     "targets", nargs=-1, metavar="[PID | POOL_ADDRESS]...", callback=_parse_targets
+)
+_sources = click.argument(
+    "targets", nargs=-1, metavar="[PID | POOL_ADDRESS | URL]...", callback=_parse_sources
 )
 
 
@@ -94,7 +108,7 @@ def run(idle_timeout: str | None, command: tuple[str, ...]) -> None:
 @click.option("--seconds", default=24.0, show_default=True, help="How long to visit them.")
 @click.option("--idle-timeout", default=2.0, show_default=True, help="Of the reaping client.")
 def demo(endpoints: int, seconds: float, idle_timeout: float) -> None:
-    """Show stock xoscar beside xoscar with idle closing, on real pools."""
+    """Show stock xoscar beside xoscar with idle closing, and with supervision, on real pools."""
     from .demo.show import demo as run_demo
 
     try:
@@ -208,7 +222,7 @@ def stats(targets: tuple[Target, ...], as_json: bool) -> None:
 
 
 @main.command()
-@_targets
+@_sources
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of sub-pools.")
 def pools(targets: tuple[Target, ...], as_json: bool) -> None:
     """Tell how the sub-pools of main pools are, and why one is not well.
@@ -218,6 +232,9 @@ def pools(targets: tuple[Target, ...], as_json: bool) -> None:
                   XOSCAR_IDLE_MONITOR=1. It answers while its loop is blocked.
     POOL_ADDRESS  host:port of a main pool or of one of its sub-pools; the main
                   pool is asked over xoscar, wherever it runs.
+    URL           http://host:port or the path of a unix socket: its
+                  XOSCAR_HEALTH_ADDRESS, asked with the XOSCAR_HEALTH_TOKEN of
+                  this environment. It answers while its loop is blocked.
     (none)        All processes of this user started with XOSCAR_IDLE_MONITOR=1.
 
     \b
@@ -299,6 +316,32 @@ def apply(
     fields = {name: value for name, value in given.items() if value is not None}
     fields |= {"instruction": instruction, "address": address}
     sys.exit(run_apply(fields, main_pool, as_json))
+
+
+@main.command()
+@_sources
+@click.option("--follow", "-f", is_flag=True, help="Go on with what happens; Ctrl-C ends it.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object per line.")
+def events(targets: tuple[Target, ...], follow: bool, as_json: bool) -> None:
+    """Tell what has happened to the sub-pools of main pools: the last thousand events of each.
+
+    PID, POOL_ADDRESS and URL are those of "xoscar-idle pools"; without any, all processes of this
+    user that were started with XOSCAR_IDLE_MONITOR=1.
+
+    \b
+    A line has:
+      the local time
+      the sub-pool: its address, its number, and the number of its process
+      its state from then on; crash; or what became of an instruction
+      why
+
+    Exit status: 1 if something could not be asked, else 0.
+
+    Example: xoscar-idle events --follow http://127.0.0.1:9998
+    """
+    from .events import events as run_events
+
+    sys.exit(run_events(targets, follow, as_json))
 
 
 @main.command()

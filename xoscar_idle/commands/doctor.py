@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import importlib.util
+import ipaddress
 import json
 import logging
 import os
@@ -128,7 +129,7 @@ def report() -> None:
             warnings.remove(str(error))
     except Exception as error:
         told["failure"] = f"importing xoscar fails: {type(error).__name__}: {error}"
-    told["settings"] = dataclasses.asdict(config.current())
+    told["settings"] = dataclasses.asdict(config.current().without_secrets())
     told["origins"] = config.origins()
     told["keepalive"] = config.current().keepalive
     print(json.dumps(told))
@@ -179,6 +180,7 @@ def _checks(told: dict[str, Any]) -> Iterator[Check]:
     yield _log()
     yield _monitor()
     yield _supervision(told["settings"])
+    yield _http(told["settings"])
     yield _descriptors()
     yield _keepalive(told.get("keepalive", config.Settings().keepalive))
     for name, purpose in (("prometheus_client", "metrics"), ("rich", "colours in top")):
@@ -350,6 +352,47 @@ def _supervision(settings: dict[str, Any]) -> Check:
         )
         parts.insert(1, degraded)
     return Check("supervision", OK, "; ".join(parts), {"mode": mode, "directory": str(place)})
+
+
+def _http(settings: dict[str, Any]) -> Check:
+    """Whether processes with main pools can be asked over HTTP, and by whom."""
+    variable, address = config.variable("health_address"), settings.get("health_address")
+    if address is None:
+        if os.environ.get(variable, "").strip() and not gate.wanted():
+            return Check("http", NOTE, f"{variable} {NEEDS}")
+        return Check("http", OK, f"off ({variable}=127.0.0.1:9998 tells of pools over HTTP)")
+    try:
+        importlib.import_module("xoscar_idle.http.server")
+    except ImportError as error:
+        return Check(
+            "http", PROBLEM, f"{variable}={address}: {error}: pip install 'xoscar-idle[http]'"
+        )
+    token = settings.get("health_token") is not None
+    if not (token or _is_local(address)):
+        return Check(
+            "http",
+            PROBLEM,
+            f"{variable}={address} is not of this machine alone, so "
+            f"{config.variable('health_token')} must be set: nothing is told there",
+        )
+    steers = "who has the token steers"
+    if not token:
+        steers = f"nobody steers ({config.variable('health_token')} is not set)"
+    reads = "all of this machine read" if _is_local(address) else "the token is needed to read"
+    if address.startswith("/"):
+        reads = "its own user reads"
+    return Check("http", OK, f"{address}, for processes with main pools; {reads}, {steers}")
+
+
+def _is_local(address: str) -> bool:
+    if address.startswith("/"):
+        return True
+    host, _, port = address.rpartition(":")
+    try:
+        (*_, (found, *_)), *_ = socket.getaddrinfo(host.strip("[]"), int(port))
+    except OSError:
+        return False
+    return ipaddress.ip_address(f"{found}".partition("%")[0]).is_loopback
 
 
 def _descriptors() -> Check:

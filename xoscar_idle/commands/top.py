@@ -10,14 +10,14 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import click
 
 from ..telemetry.snapshot import Snapshot
 from ..telemetry.targets import Target, look
 from . import keys, tables
+from .interrupting import until_interrupted
 
 KEYS = ": q quits; arrows, PgUp, PgDn, j and k scroll"
 
@@ -41,7 +41,7 @@ def stats(targets: Sequence[Target], as_json: bool) -> int:
             click.echo("\n\n".join(map(tables.details, snapshots)), nl=bool(snapshots))
         return _complain(complaints)
 
-    return _run(show())
+    return until_interrupted(show())
 
 
 class View:
@@ -104,42 +104,13 @@ def top(targets: Sequence[Target], interval: float, once: bool) -> int:
                     await asyncio.sleep(interval)
                     view.snapshots, view.complaints = await look(targets)
 
-    return _run(show())
+    return until_interrupted(show())
 
 
 def _complain(complaints: Sequence[str]) -> int:
     for each in complaints:
         click.echo(f"xoscar-idle: {each}", err=True)
     return 1 if complaints else 0
-
-
-def _run(show: Coroutine[Any, Any, int]) -> int:
-    """Run it until it ends, or a signal says so: Ctrl-C is how to leave, and no error."""
-
-    async def main() -> int:
-        loop = asyncio.get_running_loop()
-        task, received = loop.create_task(show), loop.create_future()
-
-        def leave(number: int) -> None:
-            if not received.done():
-                received.set_result(number)
-
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-            with contextlib.suppress(AttributeError, NotImplementedError):  # Windows
-                loop.add_signal_handler(getattr(signal, name), leave, getattr(signal, name))
-        await asyncio.wait([task, received], return_when=asyncio.FIRST_COMPLETED)
-        if not received.done():
-            return task.result()
-        # Once may not do: before Python 3.12 a wait_for, xoscar's too, can swallow it.
-        while not task.done():
-            task.cancel()
-            await asyncio.wait([task], timeout=0.1)
-        return 0 if received.result() == signal.SIGINT else 128 + received.result()
-
-    try:
-        return asyncio.run(main())
-    except KeyboardInterrupt:  # Windows
-        return 0
 
 
 def _terminal() -> tuple[int, int]:

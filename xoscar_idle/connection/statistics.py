@@ -137,7 +137,7 @@ def statistics() -> Statistics:
         connect_seconds=seconds,
         cap_exceeded=cap.process.exceeded,
         in_force=patching.is_active(),
-        settings=config.current(),
+        settings=config.current().without_secrets(),
         origins=config.origins(),
     )
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from .. import side_channel
 from . import supervisor
-from .instructions import InstructionRefused, Order
+from .events import journal
+from .instructions import Applied, InstructionRefused, Order
 
 PREFIX = "xoscar_idle "
 
@@ -60,6 +61,9 @@ def applied(request_id: str) -> str:
     return f"{PREFIX}applied {request_id}"
 
 
+EVENTS = f"{PREFIX}events "
+"""How the question begins for what has happened; behind it are a number and the journal's name."""
+
 ALL = f"{PREFIX}pools"
 """The question for all sub-pools."""
 
@@ -74,6 +78,8 @@ async def answer(question: str) -> Any:
     verb, _, rest = question.removeprefix(PREFIX).partition(" ")
     if verb == "pools":
         return pools()
+    if verb == "events":
+        return events(rest)
     if verb in ("down", "info"):
         found = supervisor.of(rest)
         if found is None:
@@ -92,6 +98,12 @@ def pools() -> dict[str, Any]:
     """All sub-pools of this process."""
     told = [vars(info) for each in supervisor.everywhere() for info in each.pools()]
     return {"pid": os.getpid(), "pools": told}
+
+
+def events(since: str) -> dict[str, Any]:
+    """What has happened after ``NUMBER JOURNAL``; see :meth:`.events.Journal.told`."""
+    number, _, name = since.partition(" ")
+    return journal.told(name, int(number))
 
 
 async def end(address: str, open_for: float, patience: float) -> dict[str, Any] | None:
@@ -123,6 +135,25 @@ async def recovered(
     return None if there is None else {"address": there}
 
 
+def accept(order: Order) -> Applied:
+    """Have an instruction carried out by the main pool of this process that it is for.
+
+    Raises
+    ------
+    InstructionRefused
+        There is none, or it does not; see :meth:`.operating.Operator.accept`.
+    """
+    if (found := supervisor.of(order.address)) is None:
+        raise InstructionRefused(f"there is no sub-pool {order.address}", 404)
+    return found.operator.accept(order)
+
+
+def applied_as(request_id: str) -> Applied | None:
+    """What became of the request of that id; None: it is not known, or not any more."""
+    found = (each.operator.of(request_id) for each in supervisor.everywhere())
+    return next((each for each in found if each is not None), None)
+
+
 def steered(question: str) -> dict[str, Any] | None:
     """The answer to an instruction, or to what became of one; in any thread.
 
@@ -131,19 +162,15 @@ def steered(question: str) -> dict[str, Any] | None:
     verb, _, rest = question.removeprefix(PREFIX).partition(" ")
     if verb == "apply":
         try:
-            order = Order.parse(json.loads(rest))
-            if (found := supervisor.of(order.address)) is None:
-                raise InstructionRefused(f"there is no sub-pool {order.address}", 404)
-            accepted = found.operator.accept(order)
+            accepted = accept(Order.parse(json.loads(rest)))
             return {"status": 202, "applied": dataclasses.asdict(accepted)}
         except InstructionRefused as refused:
             return {"status": refused.status, "error": str(refused)}
         except (TypeError, ValueError) as error:
             return {"status": 400, "error": f"it cannot be read: {error}"}
     if verb == "applied":
-        for each in supervisor.everywhere():
-            if (known := each.operator.of(rest)) is not None:
-                return {"status": 202, "applied": dataclasses.asdict(known)}
+        if (known := applied_as(rest)) is not None:
+            return {"status": 202, "applied": dataclasses.asdict(known)}
         return {"status": 404, "error": f"there is no request {rest}, or not any more"}
     return None
 
@@ -151,5 +178,6 @@ def steered(question: str) -> dict[str, Any] | None:
 def offer() -> None:
     """Answer who asks over the side channel, where there is one."""
     side_channel.answer(ALL, lambda _: json.dumps(pools()))
+    side_channel.answer(EVENTS, lambda asked: json.dumps(events(asked.removeprefix(EVENTS))))
     for verb in ("apply", "applied"):
         side_channel.answer(f"{PREFIX}{verb} ", lambda question: json.dumps(steered(question)))

@@ -54,6 +54,11 @@ def start() -> None:
     apply()
 
 
+def is_subpool() -> bool:
+    """Whether this process was started as a sub-pool, by a main pool with the package."""
+    return _page is not None
+
+
 def apply() -> None:
     """The settings may have changed."""
     if _page is None or config.current().supervise == "off":
@@ -219,7 +224,7 @@ def _beat() -> None:
     if loop is None:
         return
     if _asked and now - _asked >= health.BUSY - health.BEAT:
-        page.tell_doing(_stack_of(_loop_thread))
+        page.tell_doing(stack_of(_loop_thread))
         if not _asked:  # the loop has answered meanwhile
             page.tell_doing("")
     elif not _asked:
@@ -251,7 +256,8 @@ def _rest() -> None:
         _page.tell(thread_beat=0.0, loop_asked=0.0)
 
 
-def _stack_of(thread: int) -> str:
+def stack_of(thread: int) -> str:
+    """What a thread does, the innermost call first; empty: it has ended."""
     frame = sys._current_frames().get(thread)
     if frame is None:
         return ""

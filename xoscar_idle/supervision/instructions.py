@@ -132,6 +132,8 @@ class Applied:
     """What was done, or why it has failed."""
     accepted: float = field(default_factory=time.time)
     ended: float | None = None
+    asked: str = ""
+    """The address that it was asked for with."""
 
     @classmethod
     def read(cls, told: Mapping[str, object]) -> Applied:
@@ -196,7 +198,14 @@ class Ledger:
             )
         if other is not None:
             other.end("failed", "it was given up meanwhile")
-        made = Applied(order.request_id, order.instruction, order.address, lineage, incarnation)
+        made = Applied(
+            request_id=order.request_id,
+            instruction=order.instruction,
+            address=order.address,
+            lineage=lineage,
+            incarnation=incarnation,
+            asked=order.address,
+        )
         self._by_id[order.request_id] = (order, made)
         self._running[lineage] = made
         while len(self._by_id) > REMEMBERED:

@@ -12,6 +12,7 @@ from .. import config, logs
 from ..connection.deadlines import clear as clear_deadline
 from ..periodic import Background
 from . import draining, ending, recovery
+from .events import journal
 from .instructions import DRAIN, Applied, InstructionFailed, InstructionRefused, Ledger, Order
 from .lineage import Lineage
 from .state import State
@@ -62,7 +63,11 @@ class Operator:
             applied = self._ledger.begin(order, lineage.number, lineage.incarnation)
         what = (order.instruction, order.address, order.request_id)
         logger.info("%s of pool %s is asked for (request_id %s)", *what)
-        self._keeper.loop.call_soon_threadsafe(self._start, order, lineage, applied)
+        _note(lineage, applied)
+        try:
+            self._keeper.loop.call_soon_threadsafe(self._start, order, lineage, applied)
+        except RuntimeError:  # it is closed
+            applied.end("failed", "the loop of its main pool has ended")
         return applied
 
     def _possible(self, order: Order) -> Lineage:
@@ -118,6 +123,7 @@ class Operator:
         what = (order.instruction, order.address, order.request_id)
         became = (applied.status, applied.reason)
         logger.info("%s of pool %s (request_id %s) has %s: %s", *what, *became)
+        _note(lineage, applied)
 
     # -- the instructions ------------------------------------------------------------------------
 
@@ -200,6 +206,12 @@ class Operator:
         if not found.death.told:
             raise InstructionFailed(f"process {found.pid} has not ended in {ending.BOUND:g} s")
         return left
+
+
+def _note(lineage: Lineage, applied: Applied) -> None:
+    told = f"{applied.instruction} (request_id {applied.request_id})"
+    reason = f": {applied.reason}" if applied.reason else ""
+    journal.add("instruction", lineage, applied.status, f"{told}{reason}")
 
 
 def _verified(lineage: Lineage, why: str, done: str) -> str:

@@ -155,7 +155,7 @@ def _written(record: CrashRecord) -> Path:
     path = place / _name(record)
     text = _bounded(dataclasses.replace(record, record=f"{path}"))
     try:
-        _put(text, path)
+        put(text, path)
     except OSError as error:
         told = f"{place}: {_told(error)}; {DIRECTORY} can name another directory"
         raise OSError(told) from None
@@ -183,7 +183,7 @@ def _bounded(record: CrashRecord) -> str:
     return text
 
 
-def _put(text: str, path: Path) -> None:
+def put(text: str, path: Path) -> None:
     """Write a file whole; where there is a link of that name, the file takes its place."""
     # A new one, with mode 600.
     fd, unfinished = tempfile.mkstemp(prefix=UNFINISHED, dir=path.parent)
@@ -202,7 +202,7 @@ def _tidy(place: Path) -> None:
     left = [
         path
         for path in place.glob(f"{UNFINISHED}*")
-        if (found := _own_file(path)) and time.time() - found.st_mtime > LEFT
+        if (found := own_file(path)) and time.time() - found.st_mtime > LEFT
     ]
     for path in (*_records(place)[:-KEPT], *left):
         with contextlib.suppress(OSError):  # another process has been faster
@@ -243,10 +243,10 @@ def _records(place: Path) -> list[Path]:
     """What is called as a record and is a file of this user, the oldest first."""
     named = [(found, path) for path in place.iterdir() if (found := _NAME.fullmatch(path.name))]
     named.sort(key=lambda each: (int(each[0][1]), int(each[0][2])))
-    return [path for _, path in named if _own_file(path)]
+    return [path for _, path in named if own_file(path)]
 
 
-def _own_file(path: Path) -> os.stat_result | None:
+def own_file(path: Path) -> os.stat_result | None:
     """What is known of a file of this user; None if it is none, a link above all."""
     try:
         found = path.lstat()

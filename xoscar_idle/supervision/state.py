@@ -67,9 +67,22 @@ class PoolInfo:
     held: int = 0
     """Calls that wait for it to be recovered, as far as its main pool knows."""
     sequence: int = 0
-    """Counts the changes of state of the main pool's sub-pools."""
+    """The number of its last change of state among the events of the main pool's process."""
     observed: bool = False
     """Whether its heartbeats are followed: ``XOSCAR_SUPERVISE`` is on there and here."""
+
+    @property
+    def serves(self) -> bool:
+        """Whether calls to it can be answered; in a long synchronous method they will be."""
+        if self.state == State.PAUSED:
+            return self.uptime > 0
+        return self.state in (State.HEALTHY, State.BUSY)
+
+    @property
+    def is_down(self) -> bool:
+        """Whether it ought to serve and does not; not yet, where it starts for the first time."""
+        begins = self.state == State.STARTING and not self.incarnation
+        return not (self.serves or begins or self.state == State.STOPPING)
 
     def to_json(self) -> str:
         """On one line."""

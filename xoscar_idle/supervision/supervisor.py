@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import itertools
 import logging
@@ -19,12 +20,15 @@ from typing import Any, TypeVar
 
 from .. import config, side_thread
 from ..locks import process_lock
-from . import health, subpool
+from . import health, leaving, subpool, watchdog
+from .events import journal
 from .health import Verdict, judge
 from .lineage import LIVING, End, Lineage
 from .operating import Operator
+from .pulse import Pulse
 from .record import CrashRecord
 from .recovery import RETRY, Recovery
+from .sentinels import sentinels
 from .state import PoolInfo, State
 from .subpool import Subpool
 
@@ -44,6 +48,9 @@ NO_DEATH = 0.1
 SLACK = 1.0
 """Seconds by which a connection may seem to be younger than it is: the question takes its time."""
 
+AT_EXIT = 1.0
+"""Seconds for which the end of the interpreter waits for files to be removed."""
+
 START_SEEN = 0.25
 """Seconds within which xoscar sees that a process has started, for which it looks every 0.1 s."""
 
@@ -57,9 +64,9 @@ class Supervisor:
         self.recovery = Recovery(self)
         self.operator = Operator(self)
         self._thread = threading.get_ident()
+        self.pulse = Pulse(self.loop, self._thread)
         self._lineages: dict[str, Lineage] = {}  # by address
         self._leaving: dict[str, Lineage] = {}  # those removed whose processes live
-        self._sequence = 0
         self._lock = threading.RLock()  # for states, which the side thread changes, too
         self._ends: deque[End] = deque(maxlen=REMEMBERED)
         self._looked = self._awake = self._looked_at_memory = 0.0
@@ -170,6 +177,7 @@ class Supervisor:
         if not requested:
             lineage.last = record = replace(record, record=subpool.keep(record))
             count(record)
+            journal.add("crash", lineage, lineage.state.value, record.line())
             logger.warning("%s", record.line())
         return record
 
@@ -246,10 +254,13 @@ class Supervisor:
     def change(self, lineage: Lineage, state: State, reason: str = "") -> None:
         """A lineage is in another state, or for another reason."""
         with self._lock:
-            if state is not lineage.state or not lineage.sequence:
-                self._sequence += 1
-                lineage.sequence, lineage.since = self._sequence, time.time()
+            if changes := state is not lineage.state or not lineage.sequence:
+                lineage.since = time.time()
             lineage.state, lineage.reason = state, reason
+            if changes:
+                lineage.sequence = journal.add("state", lineage, state.value, reason)
+        if state is State.DEGRADED and config.current().exit_on_degraded:
+            _leave(lineage, reason)
 
     def look(self, now: float) -> None:
         """Look at those that live, and judge; in the side thread."""
@@ -309,7 +320,7 @@ class Supervisor:
         """Whether its main pool has ended, and all that it had."""
         pool = self._pool()
         return pool is None or (
-            pool.stopped and all(each.has_ended for each in self._lineages.values())
+            pool.stopped and all(each.has_ended for each in list(self._lineages.values()))
         )
 
     def pools(self) -> list[PoolInfo]:
@@ -322,6 +333,17 @@ class Supervisor:
             if work is not None and work not in found:  # a program's own recovery has removed it
                 found.append(work)
             return [self._info(each) for each in found]
+
+    def address(self) -> str:
+        """Of its main pool; empty: it has none yet, or has gone."""
+        return getattr(self._pool(), "external_address", "")
+
+    def last_crash(self, number: int) -> CrashRecord | None:
+        """What is known of the last crash of the lineage of that number."""
+        for each in list(self._lineages.values()):
+            if each.number == number:
+                return each.last
+        return None
 
     def _info(self, lineage: Lineage) -> PoolInfo:
         found, living = lineage.subpool, not lineage.has_ended
@@ -456,6 +478,8 @@ def supervise(pool: Any) -> Supervisor:
         _all[:] = [each for each in _all if each() is not None]
         _all.append(weakref.ref(made))
     apply()
+    for each in list(_followers):
+        each()
     return made
 
 
@@ -487,26 +511,103 @@ def _unable(message: str, address: str) -> None:
         logger.warning(message, address, exc_info=True)
 
 
+_followers: list[Callable[[], None]] = []
+_watchdog: watchdog.Watchdog | None = None
+_refused = False  # systemd has not asked this process for a watchdog
+
+
+def tell_of_main_pools(follower: Callable[[], None]) -> None:
+    """Call ``follower`` when this process has got a main pool, on its loop."""
+    _followers.append(follower)
+
+
+def tell_no_more(follower: Callable[[], None]) -> None:
+    """Call it no more."""
+    if follower in _followers:
+        _followers.remove(follower)
+
+
+def running() -> list[Supervisor]:
+    """Those of main pools that have not ended."""
+    return [each for each in everywhere() if not each.is_over()]
+
+
 def apply() -> None:
     """The settings, or who is to be looked at, may have changed."""
     if config.current().supervise != "off" and everywhere():
+        sentinels.open()
+        journal.listen(_hasten)
         side_thread.every(health.BEAT, _look)
     else:
+        journal.ignore(_hasten)
         side_thread.never(_look)
+        sentinels.close()
         for each in everywhere():
             each.forget()
+    _watch()
+
+
+def _watch() -> None:
+    global _watchdog, _refused
+    with _lock:
+        if not config.current().watchdog:
+            _refused = False
+            _unwatch()
+        elif everywhere() and _watchdog is None and not _refused:
+            _watchdog = watchdog.wished(lambda: [each.loop for each in running()])
+            _refused = _watchdog is None
+            if _watchdog is not None:
+                side_thread.every(_watchdog.wish.interval, _watchdog.feed)
+
+
+def _unwatch() -> None:
+    global _watchdog
+    with _lock:
+        if _watchdog is not None:
+            side_thread.never(_watchdog.feed)
+            _watchdog.end()
+            _watchdog = None
+
+
+def _hasten() -> None:
+    side_thread.soon(_look)
 
 
 def _look() -> None:
-    supervisors = [each for each in everywhere() if not each.is_over()]
+    supervisors = running()
     for each in supervisors:
         each.look(time.monotonic())
+    _tell_down()
     if not supervisors:
+        journal.ignore(_hasten)
         side_thread.never(_look)
+        if running():  # one that has come just now
+            apply()
+
+
+def _tell_down() -> None:
+    pools = [(each.address(), info) for each in running() for info in each.pools()]
+    sentinels.keep([(main, info) for main, info in pools if info.is_down])
+
+
+def _at_exit() -> None:
+    """A program may end as soon as it has stopped its main pool: then nothing is down any more."""
+    if not sentinels.is_idle:
+        _tell_down()
+        sentinels.settle(AT_EXIT)
+
+
+atexit.register(_at_exit)
+
+
+def _leave(lineage: Lineage, reason: str) -> None:
+    pools = [(each.pool(), each.loop) for each in running()]
+    leaving.leave(pools, f"pool {lineage.address} is degraded: {reason}", _tell_down)
 
 
 def stop() -> None:
     """Leave all main pools to xoscar's own monitor."""
+    journal.ignore(_hasten)
     side_thread.never(_look)
     for each in everywhere():
         try:
@@ -514,9 +615,15 @@ def stop() -> None:
         except RuntimeError:  # it is closed
             continue
     _all.clear()
+    _unwatch()
+    sentinels.close()
 
 
 def after_fork() -> None:
     """In a forked child: the sub-pools are the parent's."""
+    global _watchdog
+    _watchdog = None  # systemd knows the parent
     _all.clear()
     crashes.clear()
+    journal.clear()
+    sentinels.forget()

@@ -1,0 +1,1 @@
+"""A main pool's process over HTTP: how its sub-pools are, and what can be done about them."""
