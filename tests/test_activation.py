@@ -132,7 +132,7 @@ def test_a_part_that_this_xoscar_cannot_have_is_off_and_the_others_are_not(
 def test_what_fails_while_places_are_replaced_leaves_no_part_begun(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    connection, *_, telemetry = activation.parts()
+    connection, _, telemetry, _ = activation.parts()
     stopped: list[str] = []
     real = connection.stop
 

@@ -1,0 +1,113 @@
+"""A real Prometheus that scrapes the interface: each query of the dashboard has data."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import urllib.parse
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import xoscar as xo
+
+from ..support import crashing, web
+from ..support.processes import ROOT, started
+from ..support.waiting import BOUND, eventually
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+WINDOW = "20s"
+
+
+@pytest.fixture
+def prometheus() -> str:
+    if found := shutil.which("prometheus"):
+        return found
+    reason = "there is no prometheus: install Debian's package of that name"
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"continuous integration must run this: {reason}")
+    pytest.skip(reason)
+
+
+def queries() -> list[str]:
+    """Those of the dashboard, for all jobs and instances."""
+    panels = json.loads((ROOT / "docs/grafana.json").read_text())["panels"]
+    found = [target["expr"] for panel in panels for target in panel.get("targets", ())]
+    found = [each.replace("$__rate_interval", WINDOW) for each in found]
+    return [re.sub(r"\$\w+", ".*", each) for each in found]
+
+
+async def hold(address: str) -> None:
+    """Have a request in process until its process ends."""
+    with contextlib.suppress(OSError, xo.ServerClosed):
+        await (await crashing.victim(address)).hold()
+
+
+def free() -> str:
+    with socket.create_server((web.WEB, 0)) as sock:
+        return f"{web.WEB}:{sock.getsockname()[1]}"
+
+
+def test_each_query_of_the_dashboard_has_data(prometheus: str, tmp_path: Path) -> None:
+    served, own = free(), free()
+    config = {
+        "global": {"scrape_interval": "1s"},
+        "scrape_configs": [
+            {
+                "job_name": "pools",
+                "authorization": {"credentials": web.TOKEN},
+                "static_configs": [{"targets": [served]}],
+            }
+        ],
+    }
+    (tmp_path / "prometheus.yml").write_text(json.dumps(config))
+    with (
+        ThreadPoolExecutor(1) as threads,
+        crashing.host(
+            XOSCAR_IDLE_TIMEOUT="600",
+            XOSCAR_SUPERVISE="act",
+            XOSCAR_SUPERVISE_DIR=f"{tmp_path}/state",
+            XOSCAR_HEALTH_ADDRESS=served,
+            XOSCAR_HEALTH_TOKEN=web.TOKEN,
+        ),
+        started(
+            prometheus,
+            f"--config.file={tmp_path}/prometheus.yml",
+            f"--storage.tsdb.path={tmp_path}/data",
+            f"--web.listen-address={own}",
+            "--log.level=error",
+            stderr=subprocess.DEVNULL,
+        ),
+    ):
+
+        def answer(query: str) -> Any:
+            path = f"/api/v1/query?{urllib.parse.urlencode({'query': query})}"
+            try:
+                return web.request(f"http://{own}", path).json["data"]["result"]
+            except (OSError, KeyError):  # it has not begun yet
+                return None
+
+        eventually(lambda: answer('up{job="pools"} == 1'))
+        pools = web.request(f"http://{served}", "/health").json["pools"]
+        os.kill(pools[0]["pid"], signal.SIGKILL)  # connections break, and there is a crash
+        held = threads.submit(asyncio.run, hold(pools[1]["address"]))
+        without = queries()
+
+        def all_have_data() -> bool:
+            without[:] = [each for each in without if not answer(each)]
+            return not without
+
+        with contextlib.suppress(AssertionError):
+            eventually(all_have_data)
+        assert without == []
+        os.kill(pools[1]["pid"], signal.SIGKILL)
+        held.result(BOUND)
