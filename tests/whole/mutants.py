@@ -514,6 +514,103 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
             "            self._fail(reply, error)\n",
         ),
     ),
+    # -- over HTTP
+    "access: a page of another site reads under a name of its own": (
+        Edit(
+            "http/access.py",
+            "    if not authorized and not _is_known(asked.host, door):\n",
+            "    if False:\n",
+        ),
+    ),
+    "access: a wrong token is as none": (
+        Edit(
+            "http/access.py",
+            " and door.token is not None and not authorized:\n",
+            " and False:\n",
+        ),
+    ),
+    "access: a page of another site that has the token steers": (
+        Edit(
+            "http/access.py",
+            "    if asked.origin is not None and not _is_same(asked.origin, asked.host):\n",
+            "    if asked.origin and not authorized and not _is_same(asked.origin, asked.host):\n",
+        ),
+    ),
+    "access: the beginning of the token is enough": (
+        Edit(
+            "http/access.py",
+            "hmac.compare_digest(ours, theirs)",
+            "ours.startswith(theirs) and theirs != b''",
+        ),
+    ),
+    "access: whoever reaches it reads": (
+        Edit(
+            "http/access.py",
+            "    if asked.method not in READING or not door.is_local:\n",
+            "    if asked.method not in READING:\n",
+        ),
+    ),
+    "stream: a gap is not told": (
+        Edit("http/stream.py", "                if missed:\n", "                if False:\n"),
+    ),
+    "stream: it ends with its server alone": (
+        Edit(
+            "http/stream.py",
+            "            self._waiting.discard(woken)\n",
+            "            pass\n",
+        ),
+    ),
+    "stream: of another process one is told what comes": (
+        Edit(
+            "supervision/events.py",
+            "        return (number if known else 0), known\n",
+            "        return (number if known else self._last), known\n",
+        ),
+    ),
+    "serving: who does not read keeps the stream": (
+        Edit(
+            "http/server.py",
+            "        if self._reads is None:\n",
+            "        if False:\n",
+        ),
+    ),
+    "serving: a request may take for ever": (
+        Edit(
+            "http/server.py",
+            "        if self.is_incomplete or self.transport.is_closing():\n",
+            "        if self.transport.is_closing():\n",
+        ),
+    ),
+    "serving: a sub-pool does, too": (Edit("http/lifecycle.py", " or beat.is_subpool()", ""),),
+    # -- files, and the end of the process
+    "a file of another host is stale": (
+        Edit(
+            "supervision/sentinels.py",
+            "        return age > FOREIGN\n    if boot_id",
+            "        return True\n    if boot_id",
+        ),
+    ),
+    "a file of a later process of that number is not": (
+        Edit(
+            "supervision/sentinels.py",
+            '        return not abs(created - owner(pid)["created"]) <= SAME',
+            "        return not owner(pid)",
+        ),
+    ),
+    "leaving: nothing is told before": (
+        Edit(
+            "supervision/leaving.py",
+            "        tell()\n        sentinels.freeze()\n",
+            "        sentinels.freeze()\n",
+        ),
+    ),
+    "a watchdog is fed by a thread": (
+        Edit(
+            "supervision/watchdog.py",
+            "        if self._awaited:\n            return\n",
+            "        if self._awaited:\n            self._send()\n            return\n",
+        ),
+    ),
 }
 
 NEED = {
@@ -532,6 +629,12 @@ NEED = {
     "health: ": ("tests/supervision/test_health.py",),
     "evidence: ": ("tests/supervision/test_evidence.py",),
     "page: ": ("tests/supervision/test_page.py",),
+    "access: ": ("tests/http/test_access.py",),
+    "stream: ": ("tests/http/test_stream.py",),
+    "serving: ": ("tests/http/test_server.py",),
+    "a file ": ("tests/supervision/test_sentinels.py",),
+    "leaving: ": ("tests/supervision/test_leaving.py",),
+    "a watchdog ": ("tests/supervision/test_watchdog.py",),
     "recovery: ": tuple(
         f"tests/supervision/test_recovery.py::test_{name}"
         for name in ("a_death_while_another_recovers", "a_recovery_that_fails_twice")

@@ -75,14 +75,16 @@ class Sentinels:
             same = self._is_done and self._swept and wanted == self._wanted
             if wanted and time.monotonic() - self._looked >= LOOK_EVERY:
                 same = False
-            if self._frozen or not self._is_open or same:
-                return
-            self._wanted, self._is_done = wanted, False
-            if self._writer is None:
-                self._writer = threading.Thread(
-                    target=self._write, name="xoscar-idle-sentinels", daemon=True
-                )
-                self._writer.start()
+            if self._is_open and not (self._frozen or same):
+                self._begin(wanted)
+
+    def _begin(self, wanted: dict[int, str]) -> None:
+        self._wanted, self._is_done = wanted, False
+        if self._writer is None:
+            self._writer = threading.Thread(
+                target=self._write, name="xoscar-idle-sentinels", daemon=True
+            )
+            self._writer.start()
 
     def open(self) -> None:
         """Let there be some from now on."""
@@ -91,10 +93,10 @@ class Sentinels:
 
     def close(self) -> None:
         """Let there be none any more; nothing is begun for it where there was none."""
-        if not self.is_idle:
-            self.keep([])
         with self._lock:
             self._is_open = False
+            if not (self._frozen or (self._is_done and not self._wanted)):
+                self._begin({})
 
     @property
     def is_idle(self) -> bool:

@@ -549,11 +549,12 @@ def apply() -> None:
 
 def _watch() -> None:
     global _watchdog, _refused
+    if not config.current().watchdog:
+        _refused = False
+        _unwatch()
+        return
     with _lock:
-        if not config.current().watchdog:
-            _refused = False
-            _unwatch()
-        elif everywhere() and _watchdog is None and not _refused:
+        if everywhere() and _watchdog is None and not _refused:
             _watchdog = watchdog.wished(lambda: [each.loop for each in running()])
             _refused = _watchdog is None
             if _watchdog is not None:
@@ -563,10 +564,10 @@ def _watch() -> None:
 def _unwatch() -> None:
     global _watchdog
     with _lock:
-        if _watchdog is not None:
-            side_thread.never(_watchdog.feed)
-            _watchdog.end()
-            _watchdog = None
+        before, _watchdog = _watchdog, None
+    if before is not None:  # without the lock: this may wait for the side thread, which takes it
+        side_thread.never(before.feed)
+        before.end()
 
 
 def _hasten() -> None:
