@@ -93,7 +93,7 @@ def test_each_query_of_the_dashboard_has_data(prometheus: str, tmp_path: Path) -
             path = f"/api/v1/query?{urllib.parse.urlencode({'query': query})}"
             try:
                 return web.request(f"http://{own}", path).json["data"]["result"]
-            except (OSError, KeyError):  # it has not begun yet
+            except (OSError, KeyError, ValueError):  # it has not begun yet
                 return None
 
         eventually(lambda: answer('up{job="pools"} == 1'))

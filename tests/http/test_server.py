@@ -363,8 +363,9 @@ async def test_requests_that_never_come_whole(served: Served, impatient: None) -
             dripping.join()
 
 
-async def test_streams_that_nobody_reads(served: Served, impatient: None) -> None:
-    """They lose the stream; those who read do not."""
+async def test_streams_that_nobody_reads(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They lose the stream; those who read do not, on a busy machine either."""
+    monkeypatch.setattr(server, "PATIENCE", 3.0)
     lineage = Lineage(1000, "127.0.0.1:1")
     with contextlib.ExitStack() as stack:
         for _ in range(5):
@@ -380,7 +381,7 @@ async def test_streams_that_nobody_reads(served: Served, impatient: None) -> Non
         reading = asyncio.ensure_future(asyncio.to_thread(read_all))
 
         async def are_lost() -> bool:
-            for _ in range(100):
+            for _ in range(20):
                 journal.add("state", lineage, "healthy", "x" * 10_000)
             await asyncio.sleep(0)
             return connections() == 1

@@ -608,6 +608,8 @@ def _leave(lineage: Lineage, reason: str) -> None:
 
 def stop() -> None:
     """Leave all main pools to xoscar's own monitor."""
+    global _refused
+    _refused = False
     journal.ignore(_hasten)
     side_thread.never(_look)
     for each in everywhere():
