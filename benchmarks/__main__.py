@@ -18,6 +18,7 @@ SCENARIOS = (
     "nat",
     "supervision",
     "recovery",
+    "interface",
     "alternatives",
     "soak",
 )

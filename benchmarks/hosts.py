@@ -95,6 +95,10 @@ class Host(Caller):
     async def close(self) -> None:
         await self._pool.stop()
 
+    async def block(self, seconds: float) -> None:
+        """Keep the loop of this process from all else."""
+        time.sleep(seconds)  # noqa: ASYNC251
+
     async def configure(self, settings: dict[str, Any]) -> None:
         """Change those of this process and of its sub-pools."""
         import xoscar_idle
