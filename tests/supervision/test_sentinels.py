@@ -651,7 +651,7 @@ async def test_a_look_that_is_under_way_leaves_none(
     """The side thread goes on beside it, since it has something else to do, too."""
     acting(supervise_dir=place)
     within, go_on, kept = threading.Event(), threading.Event(), threading.Event()
-    own = Supervisor.pools
+    own = Supervisor.pools_down
     end = xoscar_idle.uninstall if how == "uninstall" else lambda: acting(supervise="off")
 
     def pools(self: Supervisor) -> list[PoolInfo]:
@@ -670,7 +670,7 @@ async def test_a_look_that_is_under_way_leaves_none(
     try:
         async with crashing.pool(1, auto_recover=False) as pool:
             (address,) = sub_pools(pool)
-            monkeypatch.setattr(Supervisor, "pools", pools)
+            monkeypatch.setattr(Supervisor, "pools_down", pools)
             await error_of((await victim(address)).die("kill"))
             await eventually_here(within.is_set)
             ending = threading.Thread(target=end)

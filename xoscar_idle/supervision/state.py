@@ -28,6 +28,10 @@ class State(str, enum.Enum):
     """It was asked to end."""
 
 
+SERVING = (State.HEALTHY, State.BUSY)
+"""States in which calls are answered: in a long synchronous method they will be."""
+
+
 @dataclass(frozen=True)
 class PoolInfo:
     """One sub-pool at one moment, in values that JSON has. Times are in seconds."""
@@ -73,10 +77,10 @@ class PoolInfo:
 
     @property
     def serves(self) -> bool:
-        """Whether calls to it can be answered; in a long synchronous method they will be."""
+        """Whether calls to it can be answered."""
         if self.state == State.PAUSED:
             return self.uptime > 0
-        return self.state in (State.HEALTHY, State.BUSY)
+        return self.state in SERVING
 
     @property
     def is_down(self) -> bool:

@@ -29,7 +29,7 @@ from .pulse import Pulse
 from .record import CrashRecord
 from .recovery import RETRY, Recovery
 from .sentinels import sentinels
-from .state import PoolInfo, State
+from .state import SERVING, PoolInfo, State
 from .subpool import Subpool
 
 logger = logging.getLogger("xoscar_idle")
@@ -325,14 +325,23 @@ class Supervisor:
 
     def pools(self) -> list[PoolInfo]:
         """Its sub-pools now."""
+        with self._lock:
+            return [self._info(each) for each in self._listed()]
+
+    def pools_down(self) -> list[PoolInfo]:
+        """Those of them that are down; of the others nothing is read."""
+        with self._lock:
+            found = [each for each in self._listed() if each.state not in SERVING]
+            return [info for each in found if (info := self._info(each)).is_down]
+
+    def _listed(self) -> list[Lineage]:
         if self.is_over():
             return []
-        with self._lock:
-            found = list(self._lineages.values())
-            work = self.recovery.at_work
-            if work is not None and work not in found:  # a program's own recovery has removed it
-                found.append(work)
-            return [self._info(each) for each in found]
+        found = list(self._lineages.values())
+        work = self.recovery.at_work
+        if work is not None and work not in found:  # a program's own recovery has removed it
+            found.append(work)
+        return found
 
     def address(self) -> str:
         """Of its main pool; empty: it has none yet, or has gone."""
@@ -587,8 +596,7 @@ def _look() -> None:
 
 
 def _tell_down() -> None:
-    pools = [(each.address(), info) for each in running() for info in each.pools()]
-    sentinels.keep([(main, info) for main, info in pools if info.is_down])
+    sentinels.keep([(each.address(), info) for each in running() for info in each.pools_down()])
 
 
 def _at_exit() -> None:
