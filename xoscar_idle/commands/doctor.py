@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import importlib.util
-import ipaddress
 import json
 import logging
 import os
@@ -362,13 +361,13 @@ def _http(settings: dict[str, Any]) -> Check:
             return Check("http", NOTE, f"{variable} {NEEDS}")
         return Check("http", OK, f"off ({variable}=127.0.0.1:9998 tells of pools over HTTP)")
     try:
-        importlib.import_module("xoscar_idle.http.server")
+        from ..http import server
     except ImportError as error:
         return Check(
             "http", PROBLEM, f"{variable}={address}: {error}: pip install 'xoscar-idle[http]'"
         )
-    token = settings.get("health_token") is not None
-    if not (token or _is_local(address)):
+    token, is_local = settings.get("health_token") is not None, server.is_local(address)
+    if not (token or is_local):
         return Check(
             "http",
             PROBLEM,
@@ -378,21 +377,10 @@ def _http(settings: dict[str, Any]) -> Check:
     steers = "who has the token steers"
     if not token:
         steers = f"nobody steers ({config.variable('health_token')} is not set)"
-    reads = "all of this machine read" if _is_local(address) else "the token is needed to read"
+    reads = "all of this machine read" if is_local else "the token is needed to read"
     if address.startswith("/"):
         reads = "its own user reads"
     return Check("http", OK, f"{address}, for processes with main pools; {reads}, {steers}")
-
-
-def _is_local(address: str) -> bool:
-    if address.startswith("/"):
-        return True
-    host, _, port = address.rpartition(":")
-    try:
-        (*_, (found, *_)), *_ = socket.getaddrinfo(host.strip("[]"), int(port))
-    except OSError:
-        return False
-    return ipaddress.ip_address(f"{found}".partition("%")[0]).is_loopback
 
 
 def _descriptors() -> Check:

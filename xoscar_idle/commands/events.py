@@ -68,10 +68,10 @@ def _line(event: Event) -> str:
     if event.kind == "instruction":
         what = f"instruction {event.state}"
     text = f"  {event.text}" if event.text else ""
-    return printable_line(f"{_clock(event.when)}  {who}  {what}{text}")
+    return _on_one_line(f"{_clock(event.when)}  {who}  {what}{text}")
 
 
-def printable_line(text: str) -> str:
+def _on_one_line(text: str) -> str:
     """On one line, with the gaps between columns as they are."""
     return "  ".join(printable(each) for each in text.split("  "))
 

@@ -221,6 +221,8 @@ class Server:
         await server.startup(sockets=[self._socket])
         try:
             while not self._is_over():
+                for each in supervisor.running():
+                    each.pulse.ask(time.monotonic())
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._ending.wait(), health.BEAT)
         finally:
@@ -232,10 +234,7 @@ class Server:
     def _is_over(self) -> bool:
         """Whether it is to end; from then on another one can listen there."""
         with _lock:
-            running = supervisor.running()
-            for each in running:
-                each.pulse.ask(time.monotonic())
-            if not self._ending.is_set() and running:
+            if not self._ending.is_set() and supervisor.running():
                 return False
             _forget(self)
             self._close()
@@ -280,13 +279,17 @@ def _listening(address: str) -> tuple[socket.socket, Any]:
     if address.startswith("/"):
         sock = _unix_socket(address)
     else:
-        host, _, port = address.rpartition(":")
-        found = socket.getaddrinfo(
-            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        family, _, _, _, name = found[0]
+        family, name = _resolved(address)
         sock = socket.create_server(name[:2], family=family)
     return sock, sock.getsockname()
+
+
+def _resolved(address: str) -> tuple[int, Any]:
+    host, _, port = address.rpartition(":")
+    found = socket.getaddrinfo(
+        host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    return found[0][0], found[0][4]
 
 
 def _unix_socket(path: str) -> socket.socket:
@@ -319,6 +322,14 @@ def _remove_left(path: str) -> None:
             os.unlink(path)
             return
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def is_local(address: str) -> bool:
+    """Whether this machine alone can reach an address; not where its host is not known."""
+    try:
+        return address.startswith("/") or _is_local(_resolved(address)[1])
+    except OSError:
+        return False
 
 
 def _is_local(bound: Any) -> bool:

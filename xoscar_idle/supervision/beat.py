@@ -14,10 +14,8 @@ import fnmatch
 import functools
 import os
 import signal
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
@@ -29,6 +27,7 @@ from ..connection.failures import REQUESTS
 from . import draining, evidence, health, recreating
 from .crash import PoolCrashed, PoolUnavailable
 from .page import VARIABLE, Page
+from .pulse import stack_of
 
 OF_OTHERS = (_AsCauseBase, PoolCrashed, PoolUnavailable)
 """Errors that come from another process, or tell of one: they say nothing of this one."""
@@ -254,16 +253,6 @@ def _rest() -> None:
     _asked = 0.0
     if _page is not None:
         _page.tell(thread_beat=0.0, loop_asked=0.0)
-
-
-def stack_of(thread: int) -> str:
-    """What a thread does, the innermost call first; empty: it has ended."""
-    frame = sys._current_frames().get(thread)
-    if frame is None:
-        return ""
-    # The innermost call tells most: it comes first, and what does not fit is cut at the end.
-    lines = traceback.format_list(traceback.extract_stack(frame)[::-1])
-    return "".join(lines)
 
 
 def _resident() -> int:
