@@ -3,11 +3,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import pytest
 import pytest_asyncio
 
 import xoscar_idle
@@ -15,22 +13,6 @@ from xoscar_idle.http import server
 
 from ..support import crashing, web
 from ..support.waiting import eventually_here
-
-
-@pytest.fixture
-def acting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., None]]:
-    """Supervised, here and in processes that this one starts, also with other settings."""
-
-    def set_(**settings: object) -> None:
-        for name, value in settings.items():
-            monkeypatch.setenv(f"XOSCAR_{name.upper()}", str(value))
-        xoscar_idle.configure(**settings)
-
-    monkeypatch.setenv("XOSCAR_IDLE_TIMEOUT", "600")
-    xoscar_idle.install(idle_timeout=600)
-    set_(supervise="act", supervise_dir=f"{tmp_path / 'state'}")
-    yield set_
-    xoscar_idle.uninstall()
 
 
 class Served:

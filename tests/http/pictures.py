@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import sysconfig
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -47,8 +46,7 @@ async def call(address: str, method: str, *args: Any) -> None:
 
 def take() -> None:
     """One that has crashed and is back, and one that is busy."""
-    with socket.create_server((web.WEB, 0)) as free:
-        address = f"{web.WEB}:{free.getsockname()[1]}"
+    address = web.free()
     with (
         tempfile.TemporaryDirectory() as directory,
         ThreadPoolExecutor() as threads,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sysconfig
 from pathlib import Path
 
@@ -17,9 +16,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 @pytest.mark.parametrize("seed", [1, 15])
 def test_the_description_is_true(tmp_path: Path, seed: int) -> None:
     """Also of what is wrong; a 503 is described where it can be, and a 500 nowhere."""
-    with socket.create_server((web.WEB, 0)) as free:
-        port = free.getsockname()[1]
-    address = f"{web.WEB}:{port}"
+    address = web.free()
     with crashing.host(
         XOSCAR_SUPERVISE="act",
         XOSCAR_SUPERVISE_DIR=f"{tmp_path}/state",

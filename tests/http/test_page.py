@@ -7,7 +7,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -59,9 +58,7 @@ def apart(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     browser.chromium()
-    with socket.create_server((web.WEB, 0)) as free:
-        port = free.getsockname()[1]
-    address = f"{web.WEB}:{port}"
+    address = web.free()
     with crashing.host(
         XOSCAR_SUPERVISE="act",
         XOSCAR_CAPTURE_STDERR="1",

@@ -7,9 +7,7 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
-import socket
 import subprocess
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +17,7 @@ from typing import Any
 import pytest
 import xoscar as xo
 
-from ..support import crashing, web
+from ..support import crashing, programs, web
 from ..support.processes import ROOT, started
 from ..support.waiting import BOUND, eventually
 
@@ -30,12 +28,7 @@ WINDOW = "20s"
 
 @pytest.fixture
 def prometheus() -> str:
-    if found := shutil.which("prometheus"):
-        return found
-    reason = "there is no prometheus: install Debian's package of that name"
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"continuous integration must run this: {reason}")
-    pytest.skip(reason)
+    return programs.program("prometheus", "prometheus")
 
 
 def queries() -> list[str]:
@@ -52,13 +45,8 @@ async def hold(address: str) -> None:
         await (await crashing.victim(address)).hold()
 
 
-def free() -> str:
-    with socket.create_server((web.WEB, 0)) as sock:
-        return f"{web.WEB}:{sock.getsockname()[1]}"
-
-
 def test_each_query_of_the_dashboard_has_data(prometheus: str, tmp_path: Path) -> None:
-    served, own = free(), free()
+    served, own = web.free(), web.free()
     config = {
         "global": {"scrape_interval": "1s"},
         "scrape_configs": [

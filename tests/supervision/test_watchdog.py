@@ -19,7 +19,7 @@ import xoscar as xo
 
 import xoscar_idle
 from xoscar_idle import side_thread
-from xoscar_idle.supervision import supervisor, watchdog
+from xoscar_idle.supervision import watchdog
 from xoscar_idle.supervision.watchdog import OFTEN, Watchdog, Wish
 
 from ..support.endpoints import ELSEWHERE, HOST
@@ -433,7 +433,7 @@ async def test_it_is_switched_on_and_off_while_it_runs(
         assert found == [READY, *[LIVES] * (len(found) - 1)]
         xoscar_idle.configure(watchdog=False)
         assert side_thread._running is None
-        assert supervisor._watchdog is None
+        assert watchdog._running is None
         await asyncio.sleep(0)
         systemd.drained()
         found.clear()
@@ -441,4 +441,4 @@ async def test_it_is_switched_on_and_off_while_it_runs(
         await eventually_here(lambda: come(2))
         xoscar_idle.uninstall()
         assert side_thread._running is None
-        assert supervisor._watchdog is None
+        assert watchdog._running is None

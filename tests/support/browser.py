@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 from collections.abc import Iterator
 
-import pytest
 from playwright.sync_api import Page, sync_playwright
+
+from .programs import program
 
 FLAGS = [
     "--no-sandbox",
@@ -23,12 +22,7 @@ FLAGS = [
 
 def chromium() -> str:
     """Its path; without it the test is skipped, but where all tests have to run."""
-    if found := shutil.which("chromium") or shutil.which("chromium-browser"):
-        return found
-    reason = "there is no chromium: install Debian's package chromium"
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"continuous integration must run this: {reason}")
-    pytest.skip(reason)
+    return program("chromium", "chromium", "chromium-browser")
 
 
 @contextlib.contextmanager

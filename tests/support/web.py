@@ -22,6 +22,12 @@ TOKEN = "sesame-0123456789"
 BEARER = {"authorization": f"Bearer {TOKEN}"}
 
 
+def free() -> str:
+    """An address for an interface, whose port nobody has."""
+    with socket.create_server((WEB, 0)) as sock:
+        return f"{WEB}:{sock.getsockname()[1]}"
+
+
 def connected(where: str) -> socket.socket:
     """A connection to a URL, or to the path of a unix socket."""
     if where.startswith("/"):

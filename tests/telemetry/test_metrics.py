@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import resource
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from xoscar_idle.supervision import pools as supervised
 from xoscar_idle.supervision.state import PoolInfo, State
 from xoscar_idle.telemetry import metrics
 
-from ..support import processes
+from ..support import processes, programs
 from ..support.endpoints import refusing
 from ..support.environment import environment
 from ..support.hosting import pools, worker
@@ -448,12 +447,7 @@ def expressions() -> list[str]:
 
 @pytest.fixture
 def promtool() -> str:
-    if found := shutil.which("promtool"):
-        return found
-    reason = "there is no promtool: install Debian's package prometheus"
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"continuous integration must run this: {reason}")
-    pytest.skip(reason)
+    return programs.program("prometheus", "promtool")
 
 
 def check(promtool: str, *words: str | Path) -> str:

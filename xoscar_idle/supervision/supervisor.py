@@ -521,8 +521,6 @@ def _unable(message: str, address: str) -> None:
 
 
 _followers: list[Callable[[], None]] = []
-_watchdog: watchdog.Watchdog | None = None
-_refused = False  # systemd has not asked this process for a watchdog
 
 
 def tell_of_main_pools(follower: Callable[[], None]) -> None:
@@ -553,30 +551,14 @@ def apply() -> None:
         sentinels.close()
         for each in everywhere():
             each.forget()
-    _watch()
-
-
-def _watch() -> None:
-    global _watchdog, _refused
     if not config.current().watchdog:
-        _refused = False
-        _unwatch()
-        return
-    with _lock:
-        if everywhere() and _watchdog is None and not _refused:
-            _watchdog = watchdog.wished(lambda: [each.loop for each in running()])
-            _refused = _watchdog is None
-            if _watchdog is not None:
-                side_thread.every(_watchdog.wish.interval, _watchdog.feed)
+        watchdog.stop()
+    elif everywhere():
+        watchdog.start(_loops)
 
 
-def _unwatch() -> None:
-    global _watchdog
-    with _lock:
-        before, _watchdog = _watchdog, None
-    if before is not None:  # without the lock: this may wait for the side thread, which takes it
-        side_thread.never(before.feed)
-        before.end()
+def _loops() -> list[asyncio.AbstractEventLoop]:
+    return [each.loop for each in running()]
 
 
 def _hasten() -> None:
@@ -616,8 +598,6 @@ def _leave(lineage: Lineage, reason: str) -> None:
 
 def stop() -> None:
     """Leave all main pools to xoscar's own monitor."""
-    global _refused
-    _refused = False
     journal.ignore(_hasten)
     side_thread.never(_look)
     for each in everywhere():
@@ -626,14 +606,13 @@ def stop() -> None:
         except RuntimeError:  # it is closed
             continue
     _all.clear()
-    _unwatch()
+    watchdog.stop()
     sentinels.close()
 
 
 def after_fork() -> None:
     """In a forked child: the sub-pools are the parent's."""
-    global _watchdog
-    _watchdog = None  # systemd knows the parent
+    watchdog.after_fork()
     _all.clear()
     crashes.clear()
     journal.clear()

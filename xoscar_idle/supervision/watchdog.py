@@ -15,7 +15,8 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .. import values
+from .. import side_thread, values
+from ..locks import process_lock
 
 logger = logging.getLogger("xoscar_idle")
 
@@ -109,10 +110,39 @@ def _sent(address: str, text: str) -> bool:
     return False
 
 
-def wished(loops: Loops) -> Watchdog | None:
-    """That of this process; where systemd has asked for none, one warning and None."""
-    try:
-        return Watchdog(Wish.of(os.environ, os.getpid()), loops)
-    except ValueError as error:
-        logger.warning("XOSCAR_WATCHDOG does nothing: %s", error)
-        return None
+# -- that of this process --------------------------------------------------------------------------
+
+_lock = process_lock()
+_running: Watchdog | None = None
+_refused = False  # systemd has not asked this process for one
+
+
+def start(loops: Loops) -> None:
+    """Feed systemd's, unless it is fed already; where there is none, one warning."""
+    global _running, _refused
+    with _lock:
+        if _running is not None or _refused:
+            return
+        try:
+            _running = Watchdog(Wish.of(os.environ, os.getpid()), loops)
+        except ValueError as error:
+            _refused = True
+            logger.warning("XOSCAR_WATCHDOG does nothing: %s", error)
+        else:
+            side_thread.every(_running.wish.interval, _running.feed)
+
+
+def stop() -> None:
+    """Feed it no more, until :func:`start`, which is a new wish."""
+    global _running, _refused
+    with _lock:
+        before, _running, _refused = _running, None, False
+    if before is not None:  # without the lock: this may wait for the side thread, which takes it
+        side_thread.never(before.feed)
+        before.end()
+
+
+def after_fork() -> None:
+    """In a forked child: systemd knows the parent."""
+    global _running
+    _running = None
