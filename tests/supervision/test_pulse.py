@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,26 +13,8 @@ import pytest
 from xoscar_idle.supervision import health, pulse
 from xoscar_idle.supervision.pulse import Pulse
 
+from ..support.loops import AskedLoop
 from ..support.waiting import BOUND
-
-
-class Loop:
-    """Answers when it is told to."""
-
-    def __init__(self) -> None:
-        self.asked: list[Callable[[], None]] = []
-        self.closed = False
-
-    def is_closed(self) -> bool:
-        return self.closed
-
-    def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
-        if self.closed:
-            raise RuntimeError("Event loop is closed")
-        self.asked.append(callback)
-
-    def answer(self) -> None:
-        self.asked.pop(0)()
 
 
 @pytest.fixture
@@ -46,7 +27,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def loop() -> Any:
-    return Loop()
+    return AskedLoop()
 
 
 @pytest.fixture
@@ -62,7 +43,7 @@ def test_one_that_was_never_asked(beating: Pulse, clock: Any) -> None:
 def test_how_long_it_took(beating: Pulse, loop: Any, clock: Any) -> None:
     beating.ask(clock.now)
     clock.now += 0.25
-    loop.answer()
+    assert loop.answer()
     clock.now += 5
     assert beating.lag(clock.now) == 0.25, "of its last answer, however long ago"
     beating.ask(clock.now)
@@ -71,11 +52,11 @@ def test_how_long_it_took(beating: Pulse, loop: Any, clock: Any) -> None:
     assert beating.lag(clock.now) == 0.25, "it may be as quick as before"
     clock.now += 0.4
     assert beating.lag(clock.now) == pytest.approx(0.5)
-    loop.answer()
+    assert loop.answer()
     clock.now += 3
     assert beating.lag(clock.now) == pytest.approx(0.5)
     beating.ask(clock.now)
-    loop.answer()
+    assert loop.answer()
     assert beating.lag(clock.now) == 0
 
 
@@ -86,7 +67,7 @@ def test_one_question_at_a_time(beating: Pulse, loop: Any, clock: Any) -> None:
         clock.now += 0.5
     assert len(loop.asked) == 1
     assert beating.lag(clock.now) == 2.5
-    loop.answer()
+    assert loop.answer()
     beating.ask(clock.now)
     assert len(loop.asked) == 1
 
@@ -97,7 +78,7 @@ def test_one_that_is_silent_for_too_long_is_busy(beating: Pulse, loop: Any, cloc
     assert beating.is_busy(clock.now + health.BUSY)
     clock.now += 3600
     assert beating.is_busy(clock.now)
-    loop.answer()
+    assert loop.answer()
     assert not beating.is_busy(clock.now)
     assert beating.lag(clock.now) == 3600
     assert not beating.is_busy(clock.now + 3600), "nothing was asked since"
@@ -144,7 +125,7 @@ def test_what_its_thread_does() -> None:
     thread = threading.Thread(target=waits_here)
     thread.start()
     assert thread.ident is not None
-    beating = Pulse(Loop(), thread.ident)  # type: ignore[arg-type]
+    beating = Pulse(AskedLoop(), thread.ident)  # type: ignore[arg-type]
     assert begun.wait(BOUND)
     told = beating.doing()
     assert "in wait" in told.split("File")[1]

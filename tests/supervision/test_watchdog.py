@@ -10,7 +10,7 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from xoscar_idle.supervision.watchdog import OFTEN, Watchdog, Wish
 
 from ..support.endpoints import ELSEWHERE, HOST
 from ..support.environment import environment
+from ..support.loops import AskedLoop
 from ..support.processes import line, started, tell
 from ..support.waiting import BOUND, eventually, eventually_here
 
@@ -117,27 +118,6 @@ def test_no_wish_for_this_process(environ: dict[str, str], says: str) -> None:
 # -- when a sign is sent ---------------------------------------------------------------------------
 
 
-class Loop:
-    """Answers when it is told to."""
-
-    def __init__(self) -> None:
-        self.asked: list[Callable[[], None]] = []
-        self.closed = False
-
-    def is_closed(self) -> bool:
-        return self.closed
-
-    def call_soon_threadsafe(self, callback: Callable[..., None], *args: Any) -> None:
-        if self.closed:
-            raise RuntimeError("Event loop is closed")
-        self.asked.append(lambda: callback(*args))
-
-    def answer(self) -> None:
-        asked, self.asked = self.asked, []
-        for each in asked:
-            each()
-
-
 READY, LIVES = "READY=1\nWATCHDOG=1", "WATCHDOG=1"
 
 
@@ -161,7 +141,7 @@ def fed_by(*loops: Any) -> tuple[Watchdog, list[Any]]:
 
 def test_a_sign_is_that_of_the_loops(sent: list[str]) -> None:
     """Of all of them: one that is blocked is as bad as all."""
-    first, second = Loop(), Loop()
+    first, second = AskedLoop(), AskedLoop()
     fed, _ = fed_by(first, second)
     fed.feed()
     first.answer()
@@ -180,7 +160,7 @@ def test_a_sign_is_that_of_the_loops(sent: list[str]) -> None:
 
 
 def test_where_there_are_none_nothing_can_be_blocked(sent: list[str]) -> None:
-    loop = Loop()
+    loop = AskedLoop()
     fed, there = fed_by(loop)
     fed.feed()
     loop.answer()
@@ -192,7 +172,7 @@ def test_where_there_are_none_nothing_can_be_blocked(sent: list[str]) -> None:
 
 @pytest.mark.parametrize("how", ["its pool ends", "it is closed"])
 def test_one_that_ends_while_it_is_waited_for(sent: list[str], how: str) -> None:
-    first, second = Loop(), Loop()
+    first, second = AskedLoop(), AskedLoop()
     fed, there = fed_by(first, second)
     fed.feed()
     first.answer()
@@ -210,7 +190,7 @@ def test_one_that_ends_while_it_is_waited_for(sent: list[str], how: str) -> None
 
 
 def test_one_that_is_closed_and_still_there(sent: list[str]) -> None:
-    first, second = Loop(), Loop()
+    first, second = AskedLoop(), AskedLoop()
     fed, _ = fed_by(first, second)
     second.closed = True
     for _ in range(3):
@@ -220,7 +200,7 @@ def test_one_that_is_closed_and_still_there(sent: list[str]) -> None:
 
 
 def test_ready_is_said_until_it_could_be_sent(systemd: Systemd) -> None:
-    loop = Loop()
+    loop = AskedLoop()
     absent = Watchdog(Wish("/no/such/socket", 1.0), lambda: [loop])  # type: ignore[list-item]
     absent.feed()
     loop.answer()
@@ -233,7 +213,7 @@ def test_ready_is_said_until_it_could_be_sent(systemd: Systemd) -> None:
 
 def test_a_socket_that_nobody_reads_from(systemd: Systemd) -> None:
     """Neither waits nor raises."""
-    loop = Loop()
+    loop = AskedLoop()
     fed = Watchdog(Wish(systemd.address, 1.0), lambda: [loop])  # type: ignore[list-item]
     for _ in range(2000):
         fed.feed()
