@@ -27,6 +27,7 @@ from .support.waiting import BOUND
 
 NAMES = [each.name for each in dataclasses.fields(Settings)]
 WORDS = (
+    "call_metrics",
     "supervise",
     "supervise_dir",
     "capture_stderr",
@@ -43,6 +44,9 @@ WORDS = (
 
 SWITCHES = [name for name in NAMES if name not in ("probe_timeout", *WORDS)]
 """The numbers that 0 switches off."""
+
+COUNTED = ("max_connections", "history")
+"""Those that are no times."""
 
 
 @pytest.mark.parametrize(
@@ -199,7 +203,7 @@ def test_what_cannot_be_off(caplog: pytest.LogCaptureFixture) -> None:
         Settings().changed(probe_timeout="off")
 
 
-@pytest.mark.parametrize("name", [n for n in SWITCHES if n != "max_connections"])
+@pytest.mark.parametrize("name", [n for n in SWITCHES if n not in COUNTED])
 @pytest.mark.parametrize(
     "value",
     [1e-9, 5e-324, 0.0009, "1e-400", Decimal("1e-400"), Fraction(1, 10**400)],
@@ -688,6 +692,10 @@ def test_a_child_parses_the_same_setting(data: Any) -> None:
     value: object
     if name == "max_connections":
         value = data.draw(COUNTS)
+    elif name == "history":
+        value = data.draw(st.sampled_from(["off", 0, " 0100 ", 1, np.int64(1_000_000)]))
+    elif name == "call_metrics":
+        value = data.draw(st.sampled_from(["off", "Total", " METHOD ", "total", "0", 0]))
     elif name == "call_timeout_except" or name == "retry":
         value = data.draw(st.one_of(METHODS, METHODS.map(tuple), METHODS.map(", ".join)))
     elif name == "restart_limit":

@@ -107,6 +107,14 @@ class Settings:
     probe_timeout: float = _setting(10.0, values.positive_duration)
     """How long the answer to that may take before the requests fail."""
 
+    history: int = _setting(1000, values.remembered)
+    """How many of the things that happened last to connections the process remembers, for
+    ``xoscar-idle events``. 0: none."""
+
+    call_metrics: str = _setting("total", values.one_of("off", "total", "method"))
+    """Count how long calls wait for their replies: all together, or by method, of which the first
+    fifty of a process are told apart. ``"off"``: not at all."""
+
     supervise: str = _setting("off", values.one_of("off", "observe", "act"))
     """``"observe"``: follow what the sub-pools of a main pool do, and tell it. ``"act"``: also
     restart what hangs, and what dies within a budget. Set alone in the environment, either

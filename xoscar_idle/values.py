@@ -24,6 +24,9 @@ LONGEST_KEEPALIVE = 32767.0
 MOST_CONNECTIONS = 2**31 - 1
 """A descriptor is a C int."""
 
+MOST_REMEMBERED = 1_000_000
+"""Some 300 MB."""
+
 SHOWN = 40
 """Characters of a bad value that are told; it may be anything, and of any length."""
 
@@ -163,6 +166,14 @@ def connections(value: object) -> int:
         raise ValueError(
             f"must be a whole number of connections from 0 to {MOST_CONNECTIONS}, or 'auto'"
         )
+    return count
+
+
+def remembered(value: object) -> int:
+    """How many things to remember, in memory."""
+    count = 0 if is_off(value) else whole(value, MOST_REMEMBERED)
+    if count is None:
+        raise ValueError(f"must be a whole number from 0 to {MOST_REMEMBERED}")
     return count
 
 

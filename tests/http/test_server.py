@@ -382,12 +382,12 @@ async def test_streams_that_nobody_reads(served: Served, monkeypatch: pytest.Mon
 
         async def are_lost() -> bool:
             for _ in range(20):
-                journal.add("state", lineage, "healthy", "x" * 10_000)
+                journal.happened("state", lineage, "healthy", "x" * 10_000)
             await asyncio.sleep(0)
             return connections() == 1
 
         await eventually_told(are_lost)
-        journal.add("state", lineage, "healthy", "the last")
+        journal.happened("state", lineage, "healthy", "the last")
         await bounded(reading)
         at = None
         for each in read:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from xoscar_idle.http.stream import Streams
-from xoscar_idle.supervision.events import REMEMBERED, Journal
+from xoscar_idle.supervision.events import REMEMBERED, Events
 from xoscar_idle.supervision.lineage import Lineage
 
 from ..support.waiting import bounded
@@ -17,10 +17,10 @@ from ..support.waiting import bounded
 LINEAGE = Lineage(1, "127.0.0.1:1")
 
 
-def journal(events: int = 0) -> Journal:
-    made = Journal()
+def journal(events: int = 0) -> Events:
+    made = Events(REMEMBERED)
     for number in range(events):
-        made.add("state", LINEAGE, "healthy", f"{number}")
+        made.happened("state", LINEAGE, "healthy", f"{number}")
     return made
 
 
@@ -42,7 +42,7 @@ async def test_from_now_on() -> None:
     stream = await begun(Streams(of), None)
     waiting = asyncio.ensure_future(frame(stream))
     await asyncio.sleep(0)
-    of.add("crash", LINEAGE, "healthy", "it died\nof this")
+    of.happened("crash", LINEAGE, "healthy", "it died\nof this")
     ((id_, kind, data),) = await bounded(waiting)
     assert (id_, kind) == (f"{of.name}-4", "crash")
     assert data["text"] == "it died\nof this", "a line end would end the data"

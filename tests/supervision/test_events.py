@@ -18,7 +18,8 @@ import xoscar as xo
 
 import xoscar_idle
 from xoscar_idle import InstructionFailed
-from xoscar_idle.supervision.events import REMEMBERED, UNNAMED, Event, Journal, journal
+from xoscar_idle.journal import UNNAMED
+from xoscar_idle.supervision.events import REMEMBERED, Event, Events, journal
 from xoscar_idle.supervision.lineage import Lineage
 from xoscar_idle.supervision.state import PoolInfo
 
@@ -30,10 +31,10 @@ from ..support.waiting import BOUND, bounded, eventually_here
 LINEAGE = Lineage(3, "10.0.0.7:41235", label="llama", incarnation=2)
 
 
-def filled(count: int) -> Journal:
-    made = Journal()
+def filled(count: int) -> Events:
+    made = Events(REMEMBERED)
     for number in range(1, count + 1):
-        assert made.add("state", LINEAGE, "healthy", f"{number}") == number
+        assert made.happened("state", LINEAGE, "healthy", f"{number}") == number
     return made
 
 
@@ -45,10 +46,10 @@ def sequences(found: list[Event]) -> list[int]:
 
 
 def test_an_event_tells_all_of_its_sub_pool() -> None:
-    made, begun = Journal(), time.time()
+    made, begun = Events(REMEMBERED), time.time()
     assert made.last == 0
     assert made.since(0) == (0, [])
-    assert made.add("crash", LINEAGE, "healthy", "killed") == 1
+    assert made.happened("crash", LINEAGE, "healthy", "killed") == 1
     _, (event,) = made.since(0)
     assert begun <= event.when <= time.time()
     assert event == Event(
@@ -97,7 +98,7 @@ def test_who_asks_in_turns_misses_nothing() -> None:
     json.dumps(told, allow_nan=False)
     again = made.told(told["journal"], told["last"])
     assert (again["missed"], again["last"], again["events"]) == (0, 5, [])
-    made.add("state", LINEAGE, "busy")
+    made.happened("state", LINEAGE, "busy")
     again = made.told(told["journal"], told["last"])
     assert (again["missed"], again["last"]) == (0, 6)
     assert [each["state"] for each in again["events"]] == ["busy"]
@@ -133,7 +134,7 @@ def test_numbers_of_this_journal() -> None:
     for number in range(4):
         assert made.position(made.name, number) == (number, True)
     assert made.position(UNNAMED, 0) == (0, True)
-    assert Journal().position(UNNAMED, 0) == (0, True)
+    assert Events(REMEMBERED).position(UNNAMED, 0) == (0, True)
 
 
 def test_it_begins_anew() -> None:
@@ -141,12 +142,12 @@ def test_it_begins_anew() -> None:
     made.listen(lambda: calls.append(made.last))
     made.clear()
     assert (made.last, made.since(0)) == (0, (0, []))
-    assert made.add("state", LINEAGE, "healthy") == 1
+    assert made.happened("state", LINEAGE, "healthy") == 1
     assert calls == [], "who listened did so in another process"
 
 
 def test_who_listens_is_called_after_each_event() -> None:
-    made, heard, others = Journal(), list[int](), list[int]()
+    made, heard, others = Events(REMEMBERED), list[int](), list[int]()
 
     def listener() -> None:
         heard.append(made.since(0)[1][-1].sequence)
@@ -157,17 +158,17 @@ def test_who_listens_is_called_after_each_event() -> None:
     made.listen(listener)
     made.listen(listener)
     made.listen(other)
-    made.add("state", LINEAGE, "busy")
-    made.add("state", LINEAGE, "healthy")
+    made.happened("state", LINEAGE, "busy")
+    made.happened("state", LINEAGE, "healthy")
     assert (heard, others) == ([1, 2], [1, 2]), "once each, though it was asked for twice"
     made.ignore(listener)
     made.ignore(listener)
-    made.add("state", LINEAGE, "busy")
+    made.happened("state", LINEAGE, "busy")
     assert (heard, others) == ([1, 2], [1, 2, 3])
 
 
 def test_one_that_fails_disturbs_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    made, heard = Journal(), list[int]()
+    made, heard = Events(REMEMBERED), list[int]()
     loop = asyncio.new_event_loop()
     loop.close()
 
@@ -180,13 +181,13 @@ def test_one_that_fails_disturbs_nobody(caplog: pytest.LogCaptureFixture) -> Non
     made.listen(fail)
     made.listen(closed)
     made.listen(lambda: heard.append(made.last))
-    assert made.add("state", LINEAGE, "busy") == 1
+    assert made.happened("state", LINEAGE, "busy") == 1
     assert heard == [1]
     assert not caplog.records
 
 
 def test_one_that_goes_while_it_is_called() -> None:
-    made, heard = Journal(), list[str]()
+    made, heard = Events(REMEMBERED), list[str]()
 
     def first() -> None:
         heard.append("first")
@@ -198,15 +199,15 @@ def test_one_that_goes_while_it_is_called() -> None:
 
     made.listen(first)
     made.listen(second)
-    made.add("state", LINEAGE, "busy")
-    made.add("state", LINEAGE, "healthy")
+    made.happened("state", LINEAGE, "busy")
+    made.happened("state", LINEAGE, "healthy")
     assert heard == ["first", "second"], "the second was to be called by then"
 
 
 @pytest.mark.integration
 def test_many_threads_lose_and_repeat_nothing() -> None:
     """Those that add, and one that asks in turns as a stream does."""
-    made, count, per = Journal(), 8, 400
+    made, count, per = Events(REMEMBERED), 8, 400
     numbers: list[list[int]] = [[] for _ in range(count)]
     seen, forgotten, calls = list[int](), 0, list[None]()
     begin, done = threading.Barrier(count + 1), threading.Event()
@@ -215,7 +216,7 @@ def test_many_threads_lose_and_repeat_nothing() -> None:
     def add(into: list[int]) -> None:
         begin.wait(BOUND)
         for _ in range(per):
-            into.append(made.add("state", LINEAGE, "healthy"))
+            into.append(made.happened("state", LINEAGE, "healthy"))
 
     def read() -> None:
         nonlocal forgotten
@@ -261,7 +262,7 @@ xoscar_idle.install(idle_timeout=30)
 lineage, calls = Lineage(1, "a:1"), []
 journal.listen(lambda: calls.append(os.getpid()))
 for _ in range(3):
-    journal.add("state", lineage, "healthy")
+    journal.happened("state", lineage, "healthy")
 name, read_write = journal.name, os.pipe()
 
 def hold():  # what a thread holds that the child does not have
@@ -275,14 +276,14 @@ holding.start()
 held.wait()
 if not (child := os.fork()):
     begun = (journal.last, journal.since(0), journal.name != name, journal.position(name, 2))
-    added = journal.add("state", lineage, "busy")
+    added = journal.happened("state", lineage, "busy")
     told = journal.told(name, 3)
     print(begun, added, told["missed"], len(told["events"]), len(calls), flush=True)
     os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
 go_on.set()
 holding.join()
-journal.add("state", lineage, "busy")
+journal.happened("state", lineage, "busy")
 print(journal.name == name, journal.last, len(calls), set(calls) == {os.getpid()})
 """
 

@@ -562,7 +562,7 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     ),
     "stream: of another process one is told what comes": (
         Edit(
-            "supervision/events.py",
+            "journal.py",
             "        return (number if known else 0), known\n",
             "        return (number if known else self._last), known\n",
         ),

@@ -122,6 +122,13 @@ COUNTS = {
     "auto,": BAD,
 }
 
+REMEMBERED = {
+    **COUNTS,
+    **dict.fromkeys(["2147483647", "auto", " AUTO "], BAD),
+    "1000000": 1_000_000,
+    "1000001": BAD,
+}
+
 METHODS: dict[str, Any] = {
     **{text: meaning if meaning is UNSET else BAD for text, meaning in TIMES.items()},
     **{text: [] for text in ("off", "OFF", " Off ")},
@@ -156,6 +163,17 @@ SUPERVISE = {
     "1": BAD,
     "act,observe": BAD,
     "watch": BAD,
+}
+
+CALL_METRICS = {
+    **NO_NUMBER,
+    **dict.fromkeys(OFF, "off"),
+    "total": "total",
+    " Method\n": "method",
+    "METHOD": "method",
+    "1": BAD,
+    "methods": BAD,
+    "total,method": BAD,
 }
 
 LIMIT = {
@@ -270,6 +288,7 @@ TABLES = {
     values.positive_duration: SWITCHED_ON,
     values.keepalive: KEEPALIVE,
     values.connections: COUNTS,
+    values.remembered: REMEMBERED,
     values.patterns: METHODS,
     values.retried: RETRY,
     values.limit: LIMIT,
@@ -283,11 +302,13 @@ TABLES = {
 SETTINGS = {each.name: each for each in dataclasses.fields(config.Settings)}
 TABLE = {
     "idle_timeout": IDLE_TIMEOUT,
-    "supervise": SUPERVISE,  # whose kind is its words
+    # These two are of a kind whose words are their own:
+    "supervise": SUPERVISE,
+    "call_metrics": CALL_METRICS,
     **{
         name: TABLES[each.metadata["parse"]]
         for name, each in SETTINGS.items()
-        if name not in ("idle_timeout", "supervise")
+        if name not in ("idle_timeout", "supervise", "call_metrics")
     },
 }
 

@@ -29,7 +29,7 @@ from .. import config
 from ..clock import Clock, monotonic
 from ..periodic import Background, Periodic
 from . import cap as caps
-from . import holding, leases, losses, routing, transports
+from . import counters, holding, leases, losses, routing, transports
 from .age import AgeQueue
 from .cap import Cap, Seat
 from .client import NOWHERE, CallerClient, State
@@ -38,6 +38,7 @@ from .deadlines import clear as clear_deadline
 from .deadlines import in_time, limit_of
 from .idle import IdleQueue
 from .probe import Prober
+from .tally import Tally, tally_of
 
 logger = logging.getLogger("xoscar_idle")
 
@@ -83,6 +84,9 @@ class ActorCaller(Periodic):
         self._prober = Prober()
         self._holding = holding.Holding(self.loop)
         self._profiling_data = get_profiling_data()
+        self._tally = tally_of(self)
+        self.tally: Tally | None = None
+        self._count_calls()
 
     def __repr__(self) -> str:
         return f"<ActorCaller {list(self._all.values())}, {len(self._connects.all)} connecting>"
@@ -228,6 +232,7 @@ class ActorCaller(Periodic):
                 reply = await client.request(outgoing)
                 break
             except transports.NotSent as error:
+                counters.count("resent", reused)
                 # Nothing was written, so another connection may try; but a peer that hangs up
                 # on new connections is not to be dialed in a loop.
                 if not reused:
@@ -367,12 +372,19 @@ class ActorCaller(Periodic):
 
     def apply_settings(self) -> None:
         """Let the settings in force hold for the connections that are open."""
+        self._count_calls()
         now = self.clock()
         # In the order of falling idle, which is that of a lane.
         for client in sorted(self._clients.values(), key=lambda c: c.idle_since or now):
             self._file(client, client.idle_since)
         self.ensure_check()
         self._cap.shrink(self.loop)
+
+    def _count_calls(self) -> None:
+        """As the settings in force say."""
+        chosen = config.current().call_metrics
+        self._tally.by_method = chosen == "method"
+        self.tally = None if chosen == "off" else self._tally
 
     def sweep(self, now: float) -> None:
         """Close what has been idle for its timeout or has reached its age."""

@@ -90,8 +90,8 @@ class Cap:
         with self._lock:
             self._members.pop(member, None)
 
-    async def make_room(self) -> None:
-        """Close what is idle until the limit holds; where all is in use, go ahead all the same."""
+    async def make_room(self) -> bool:
+        """Close what is idle until the limit holds; False where all is in use: go ahead then."""
         loop = asyncio.get_running_loop()
         others, until = self._other_loops(loop), loop.time() + ASK_TIMEOUT
         while self.surplus:
@@ -104,7 +104,8 @@ class Cap:
             else:
                 with self._lock:
                     self.exceeded += 1
-                return
+                return False
+        return True
 
     def shrink(self, loop: asyncio.AbstractEventLoop) -> None:
         """Close what is idle on ``loop``, which may rest, until the limit holds."""

@@ -19,10 +19,12 @@ from xoscar.backends.message import DeserializeMessageFailed
 from xoscar.errors import ServerClosed
 
 from ..clock import Clock
+from ..logs import one_line
 from ..periodic import spawn
-from . import authentication, counters, losses, routing, transports
+from . import authentication, counters, history, losses, routing, transports
 from .cap import NO_SEAT
 from .idle import Lane
+from .tally import Tally
 
 logger = logging.getLogger("xoscar_idle")
 
@@ -31,6 +33,10 @@ KEY_SHOWS = 5.0
 
 NOWHERE: Lane[Any] = Lane(math.inf)
 """The lane of a connection that is in none: not yet, or no more."""
+
+
+_ASTONISHING = ("silent", "peer", "error")
+"""Reasons of which there is more to say."""
 
 
 class _ClosedHere(EOFError):
@@ -52,11 +58,15 @@ class Reply(asyncio.Future[Any]):
 
     # Not Future.cancel plus a callback: that would keep the reference until the loop's next turn.
 
-    __slots__ = ("_client", "message_id")
+    __slots__ = ("_client", "message", "message_id", "since")
 
-    # Set by the connection that makes it: an __init__ would cost more than both.
+    # Set by the connection that makes it: an __init__ would cost more than all.
     _client: CallerClient
     message_id: bytes
+    message: Any
+    """What it answers; None when it is done, since that may be large."""
+    since: float
+    """When it was asked for; 0: by ourselves."""
 
     def expire(self, error: BaseException, arrivals: int) -> None:
         """Fail with ``error``, unless it is done; a reply that still comes is dropped.
@@ -89,6 +99,10 @@ class Owner(Protocol):
     def clock(self) -> Clock: ...
     @property
     def thread(self) -> int: ...
+    @property
+    def tally(self) -> Tally | None:
+        """Where replies are counted; None: nowhere."""
+
     @property
     def context(self) -> contextvars.Context:
         """An empty one, of one loop alone: a context cannot be entered by two threads at once."""
@@ -171,6 +185,7 @@ class CallerClient:
         self._asking = 0  # questions of ours among them
         self._send: Callable[[Any], Awaitable[None]] = transports.sender(client)
         counters.count_open()
+        history.note("opened", self.address)
 
     def listen(self) -> None:
         """Begin to receive."""
@@ -265,7 +280,7 @@ class CallerClient:
     # -- requests --------------------------------------------------------------------------------
 
     async def request(
-        self, message: Any, send: Callable[[], Awaitable[None]] | None = None
+        self, message: Any, send: Callable[[], Awaitable[None]] | None = None, ours: bool = False
     ) -> Reply:
         """Send ``message``; the caller's reference becomes the request's, whatever happens.
 
@@ -275,6 +290,8 @@ class CallerClient:
             A xoscar message.
         send
             How to send it, where that is not simply ``client.send(message)``.
+        ours
+            It is a question of ours, and no call of the program's.
 
         Raises
         ------
@@ -285,7 +302,8 @@ class CallerClient:
         """
         message_id = message.message_id
         reply = Reply(loop=self.loop)
-        reply._client, reply.message_id = self, message_id
+        reply._client, reply.message_id, reply.message = self, message_id, message
+        reply.since = 0.0 if ours else self._owner.clock()
         if (older := self._requests.get(message_id)) is not None:
             self._fail(older, RuntimeError(f"message id {message_id.hex()} was used again"))
         self._requests[message_id] = reply
@@ -330,7 +348,7 @@ class CallerClient:
         self.calls -= 1
         self._asking += 1
         try:
-            reply = await self.request(message)
+            reply = await self.request(message, ours=True)
             # Not wait_for, which leaves a task of its own where a loop ends in the middle of it.
             timer = self.loop.call_later(timeout, reply.cancel)
             try:
@@ -345,6 +363,9 @@ class CallerClient:
         self.arrivals += 1
         reply = self._requests.pop(message_id, None)
         if reply is not None:
+            if reply.since and (tally := self._owner.tally) is not None:
+                tally.add(self._owner.clock() - reply.since, reply.message)
+            reply.message = None
             if not reply.done():
                 reply.set_result(message)
             self.de_ref()
@@ -371,6 +392,7 @@ class CallerClient:
         # Who takes a request out of the table gives its reference back: so exactly once.
         if self._requests.get(reply.message_id) is reply:
             del self._requests[reply.message_id]
+            reply.message = None
             self.de_ref()
 
     # -- the end ---------------------------------------------------------------------------------
@@ -411,14 +433,14 @@ class CallerClient:
     def abandon(self) -> None:
         """Let go of it before it listens: its owner could not keep it."""
         self.state, self.reason = State.CLOSED, "error"
-        counters.count_close("error")
+        self._count_close("error")
         self._owner.unlink(self)
         self._owner.closed(self)
 
     def sever(self, reason: str) -> None:
         """Close at once and without the loop, which is closed or may never run again."""
         if self.state in (State.OPEN, State.RETIRED):
-            counters.count_close(reason)
+            self._count_close(reason)
         self.state, self.reason = State.CLOSED, reason
         self._task._log_destroy_pending = False  # type: ignore[attr-defined]
         transports.sever(self.client, self.loop)
@@ -449,7 +471,7 @@ class CallerClient:
         if self.state in (State.CLOSING, State.CLOSED):
             return False
         logger.debug("close %r: %s (%s)", self, reason, error)
-        counters.count_close(reason)
+        self._count_close(reason, error)
         before, self.state, self.reason = self.state, State.CLOSING, reason
         try:
             if before is State.OPEN:
@@ -457,6 +479,14 @@ class CallerClient:
         finally:
             self._settle_all(error)
         return True
+
+    def _count_close(self, reason: str, error: BaseException | None = None) -> None:
+        counters.count_close(reason)
+        text = f"{reason} ({one_line(error)})" if reason in _ASTONISHING and error else reason
+        if lost := self.in_flight:
+            counters.count("lost", lost)
+            text += f"; {lost} in flight"
+        history.note("closed", self.address, text)
 
     def _settle_all(self, error: BaseException) -> None:
         if isinstance(error, (EOFError, OSError, ChannelClosed)):

@@ -11,8 +11,9 @@ from xoscar.errors import ServerClosed
 
 from .. import config
 from ..clock import Clock
+from ..logs import one_line
 from ..periodic import spawn
-from . import counters, losses, routing, transports
+from . import counters, history, losses, routing, transports
 from .cap import NO_SEAT, Cap, Seat
 from .client import CallerClient, copy_error, settable
 from .deadlines import clear as clear_deadline
@@ -177,7 +178,9 @@ class Connects:
         if not transports.holds_descriptor(route):
             return await routing.connect(router, route, timeout)
         connect.seat = self._cap.take()
-        await self._cap.make_room()
+        if not await self._cap.make_room():
+            name = routing.known_as(router, route)
+            history.note("cap exceeded", name, f"all {self._cap.limit} connections are in use")
         try:
             return await routing.connect(router, route, timeout)
         except OSError as error:
@@ -196,7 +199,13 @@ class Connects:
             raise
         finally:
             self.all.pop(connect, None)  # last: until it is kept, a fork finds it here
-        counters.count_connect(took, failed=task.cancelled() or task.exception() is not None)
+        failed = task.cancelled() or task.exception() is not None
+        counters.count_connect(took, failed)
+        if failed:
+            why = None if task.cancelled() else task.exception()
+            told = "given up" if why is None else one_line(why)
+            name = routing.known_as(connect.router, connect.route)
+            history.note("connect failed", name, f"{told}, after {took:.3f} s")
 
     def _conclude(
         self, connect: Connect, task: asyncio.Task[transports.Client], took: float

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from xoscar.backends.message import MessageType
 
 from .. import config, patching, values
+from . import counters, history
 
 T = TypeVar("T")
 
@@ -32,12 +33,12 @@ class Limit:
 
     def error(self, address: str, message: Any) -> CallTimeout:
         """The error that tells who did not answer what, and for how long."""
-        return CallTimeout(f"{_describe(message)} at {address}: no reply in {self.seconds:g} s")
+        return CallTimeout(f"{describe(message)} at {address}: no reply in {self.seconds:g} s")
 
     def passed(self, address: str, message: Any) -> CallTimeout:
         """The error of a call that is begun too late, and not sent."""
         return CallTimeout(
-            f"{_describe(message)} at {address} was not sent: "
+            f"{describe(message)} at {address} was not sent: "
             f"its deadline of {self.seconds:g} s had passed"
         )
 
@@ -159,6 +160,7 @@ async def in_time(
     loop = asyncio.get_running_loop()
     if limit.at <= loop.time():
         sending.close()
+        _missed(limit, address, message)
         raise limit.passed(address, message)
     task = loop.create_task(sending)
     timeout = loop.call_at(limit.at, task.cancel)
@@ -173,17 +175,25 @@ async def in_time(
         timeout.cancel()
     if task.cancelled():
         cancel()
+        _missed(limit, address, message)
         raise limit.error(address, message)
     reply = task.result()
     arrivals = reply.arrivals
 
     def expire() -> None:
         cancel()  # first: it is to know where the call is
+        _missed(limit, address, message)
         reply.expire(limit.error(address, message), arrivals)
 
     timer = loop.call_at(limit.at, expire)
     reply.add_done_callback(lambda _: timer.cancel())
     return await reply if wait else reply
+
+
+def _missed(limit: Limit, address: str, message: Any) -> None:
+    counters.count("deadlines_missed")
+    text = f"{describe(message)}: no reply in {limit.seconds:g} s"
+    history.note("deadline missed", address, text)
 
 
 def _abandon(sending: asyncio.Task[Any]) -> None:
@@ -213,7 +223,8 @@ def clear() -> None:
     _scope.set(None)
 
 
-def _describe(message: Any) -> str:
+def describe(message: Any) -> str:
+    """The method and the actor that a message calls, or else what it is."""
     actor, method = getattr(message, "actor_ref", None), method_of(message)
     if actor is not None and method is not None:
         return f"{method}() of actor {actor_name(actor.uid)}"

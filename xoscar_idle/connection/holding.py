@@ -25,7 +25,7 @@ from xoscar.core import create_actor_ref
 
 from .. import config
 from ..periodic import spawn
-from . import bounds, losses
+from . import bounds, counters, losses
 from .client import copy_error, settable
 from .deadlines import method_of
 from .failures import READING, REQUESTS, Failure, failure_of, may_wait, turned_away
@@ -228,6 +228,7 @@ class Call:
                 message.actor_ref = create_actor_ref(there, message.actor_ref.uid)
                 self.address, self._message = there, message
             self._depart()
+            counters.count("resent")
             self._follow(await self._send(self.address, self._message))
         except asyncio.CancelledError:
             self.outcome.cancel()  # if it is not done: the loop ends

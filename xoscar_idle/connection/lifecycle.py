@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 
 from .. import config
-from . import accepted, bounds, cap, preexisting, registry
+from . import accepted, bounds, cap, history, preexisting, registry
 from .caller import ActorCaller
 from .places import PLACES, RELIED_ON
 
@@ -18,6 +18,7 @@ NAME = "idle closing"
 def start() -> None:
     """The places have been taken: let the settings in force hold for what is open already."""
     cap.process.limit = config.current().max_connections
+    history.apply()
     registry.watch_loops()
     _on_each_loop(ActorCaller.resume)
     preexisting.drain()
@@ -28,6 +29,7 @@ def apply(before: config.Settings) -> None:
     """Let the settings in force, which were ``before``, hold for what is open."""
     chosen = config.current()
     cap.process.limit = chosen.max_connections
+    history.apply()
     _on_each_loop(ActorCaller.apply_settings)
     accepted.apply_settings()
     if chosen.idle_timeout and not before.idle_timeout:
@@ -47,6 +49,7 @@ def after_fork() -> None:
     """In a forked child: what there is belongs to the parent."""
     cap.after_fork()
     bounds.after_fork()
+    history.after_fork()
     registry.after_fork()
 
 

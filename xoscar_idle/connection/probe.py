@@ -13,7 +13,7 @@ from xoscar.backends.router import Router
 
 from .. import config, values
 from ..periodic import spawn
-from . import addresses, losses, routing, transports
+from . import addresses, counters, history, losses, routing, transports
 from .client import CallerClient, Reply, State
 from .deadlines import clear as clear_deadline
 from .exchange import Exchange
@@ -129,19 +129,24 @@ class Prober:
 
     async def _probe(self, client: CallerClient, asked: list[Reply]) -> None:
         arrivals, timeout = client.arrivals, config.current().probe_timeout
+        counters.count("probes")
         try:
             await asyncio.wait_for(_ask(client.router, client.route), timeout)
         except asyncio.TimeoutError:
             if excuse := await losses.excused(client):
                 logger.debug("no answer to a probe of %s: %s", client.address, excuse)
+                history.note("probe", client.address, f"no answer: {excuse}")
                 self._silent.pop(client, None)
                 return
             why = f"it did not answer a probe within {timeout:g} s"
         except Exception as error:
             why = f"a probe failed: {error}"
         else:
+            history.note("probe", client.address, "answered")
             self._silent.pop(client, None)
             return
+        counters.count("probes_failed")
+        history.note("probe", client.address, why)
         if client.arrivals == arrivals and client.state in (State.OPEN, State.RETIRED):
             logger.warning("%s shows no sign of life: %s", client.address, why)
             client.give_up(why, asked)

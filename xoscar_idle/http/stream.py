@@ -11,7 +11,8 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 
-from ..supervision.events import UNNAMED, Journal
+from ..journal import UNNAMED
+from ..supervision.events import Events
 
 KEEP_ALIVE = 15.0
 """Seconds after which a comment is sent where nothing happens: nobody on the way forgets it."""
@@ -26,7 +27,7 @@ FIRST = "0"
 class Streams:
     """Those who follow the events, on one loop."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Events) -> None:
         self._journal = journal
         self._loop = asyncio.get_running_loop()
         self._waiting: set[asyncio.Event] = set()

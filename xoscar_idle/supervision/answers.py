@@ -101,7 +101,7 @@ def pools() -> dict[str, Any]:
 
 
 def events(since: str) -> dict[str, Any]:
-    """What has happened after ``NUMBER JOURNAL``; see :meth:`.events.Journal.told`."""
+    """What has happened after ``NUMBER JOURNAL``; see :meth:`.journal.Journal.told`."""
     number, _, name = since.partition(" ")
     return journal.told(name, int(number))
 

@@ -211,7 +211,7 @@ class Operator:
 def _note(lineage: Lineage, applied: Applied) -> None:
     told = f"{applied.instruction} (request_id {applied.request_id})"
     reason = f": {applied.reason}" if applied.reason else ""
-    journal.add("instruction", lineage, applied.status, f"{told}{reason}")
+    journal.happened("instruction", lineage, applied.status, f"{told}{reason}")
 
 
 def _verified(lineage: Lineage, why: str, done: str) -> str:

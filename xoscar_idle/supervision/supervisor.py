@@ -177,7 +177,7 @@ class Supervisor:
         if not requested:
             lineage.last = record = replace(record, record=subpool.keep(record))
             count(record)
-            journal.add("crash", lineage, lineage.state.value, record.line())
+            journal.happened("crash", lineage, lineage.state.value, record.line())
             logger.warning("%s", record.line())
         return record
 
@@ -258,7 +258,7 @@ class Supervisor:
                 lineage.since = time.time()
             lineage.state, lineage.reason = state, reason
             if changes:
-                lineage.sequence = journal.add("state", lineage, state.value, reason)
+                lineage.sequence = journal.happened("state", lineage, state.value, reason)
         if state is State.DEGRADED and config.current().exit_on_degraded:
             _leave(lineage, reason)
 
