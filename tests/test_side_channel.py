@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import random
 import signal
 import socket
 import stat
@@ -25,6 +26,7 @@ from xoscar_idle.telemetry.snapshot import Snapshot
 from xoscar_idle.telemetry.targets import nobody
 
 from .support.processes import line, started
+from .support.programs import missing
 from .support.waiting import BOUND, eventually
 
 pytestmark = [
@@ -279,7 +281,7 @@ def test_nobody_else_is_answered(place: Path, monkeypatch: pytest.MonkeyPatch) -
     snapshot.offer()
     try:
         assert snapshot.ask(os.getpid()) is not None
-        monkeypatch.setattr(side_channel, "_is_own_user", lambda _: False)
+        monkeypatch.setattr(side_channel, "_foreign_peer", lambda _: (1, 7))
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(BOUND)
             sock.connect(str(place / f"{os.getpid()}.sock"))
@@ -298,6 +300,203 @@ def test_what_nobody_has_registered_is_not_answered(place: Path) -> None:
         assert side_channel.ask(os.getpid(), snapshot.QUESTION) is not None
     finally:
         side_channel.stop()
+
+
+NOBODY = """
+import os, socket, sys
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+for _ in range(2):
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(60)
+        sock.connect(sys.argv[1])  # from the working directory, to which no path leads
+        try:
+            sock.sendall(b"told\\n")
+            print(sock.recv(100), flush=True)
+        except ConnectionError:
+            print(b"", flush=True)
+"""
+
+
+def test_another_user_is_refused_unread(
+    place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Even where somebody has opened the directory; it is warned of once, and told each time."""
+    if os.geteuid() != 0:
+        missing("only root can be somebody else")
+    refused = list[tuple[int, int]]()
+    monkeypatch.setattr(side_channel, "_warned_of", set())
+    monkeypatch.setattr(side_channel, "_refused", None)
+    monkeypatch.setattr(side_channel, "_answers", {"told": lambda _: "yes"})
+    side_channel.on_refused(lambda pid, uid: refused.append((pid, uid)))
+    side_channel.start()
+    try:
+        place.chmod(0o755)
+        (place / f"{os.getpid()}.sock").chmod(0o666)
+        command = (sys.executable, "-c", NOBODY, f"{os.getpid()}.sock")
+        with started(*command, cwd=place) as process:
+            assert line(process) == line(process) == "b''"
+            eventually(lambda: len(refused) == 2)
+            assert refused == [(process.pid, 65534)] * 2
+        place.chmod(0o700)
+        assert side_channel.ask(os.getpid(), "told") == b"yes\n"
+    finally:
+        side_channel.stop()
+    (record,) = caplog.records
+    says = f"process {process.pid} of user 65534 is not answered: the monitor answers its own"
+    assert says in record.getMessage()
+
+
+@pytest.fixture
+def asked(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What has been asked for in this process."""
+    asked: list[str] = []
+
+    def answer(question: str) -> str:
+        asked.append(question)
+        return "yes"
+
+    monkeypatch.setattr(side_channel, "_answers", {})
+    side_channel.answer("told", answer)
+    side_channel.answer("told at ", answer)
+    side_channel.start()
+    yield asked
+    side_channel.stop()
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"told",
+        b"told\0",
+        b"t" * side_channel.LONGEST_QUESTION,
+        b"told at " + b"x" * side_channel.LONGEST_QUESTION + b"\n",
+        random.Random(7).randbytes(side_channel.LONGEST_QUESTION).replace(b"\n", b" "),
+        b"\xff\xfe\n",
+        b"told \xff\n",
+        b"\n",
+        b" told\n",
+    ],
+    ids=lambda sent: f"{sent[:10]!r} {len(sent)}",
+)
+def test_what_is_no_question_is_not_answered(place: Path, asked: list[str], sent: bytes) -> None:
+    """Half a line is none, nor is one that is too long, or no text."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(BOUND)
+        sock.connect(f"{place / str(os.getpid())}.sock")
+        with contextlib.suppress(ConnectionError):  # it does not read as much
+            sock.sendall(sent)
+            sock.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionError):
+            assert sock.recv(1) == b""
+    assert side_channel.ask(os.getpid(), "told") == b"yes\n"
+    assert asked == ["told"]
+
+
+def test_the_longest_question(place: Path, asked: list[str]) -> None:
+    longest = "told at ".ljust(side_channel.LONGEST_QUESTION - 1, "x")
+    assert side_channel.ask(os.getpid(), longest) == b"yes\n"
+    assert side_channel.ask(os.getpid(), f"{longest}x") is None
+    assert asked == [longest]
+
+
+def test_a_question_in_pieces(place: Path, asked: list[str]) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(BOUND)
+        sock.connect(f"{place / str(os.getpid())}.sock")
+        for each in (b"to", b"ld", b"\nand more"):
+            sock.sendall(each)
+        assert sock.recv(100) == b"yes\n"
+    assert asked == ["told"]
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_very_many_ask_one_after_the_other(place: Path, asked: list[str]) -> None:
+    path = f"{place / str(os.getpid())}.sock"
+    side_channel.ask(os.getpid(), "told")
+    before = open_descriptors()
+    for number in range(10_000):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(BOUND)
+            sock.connect(path)
+            if number % 2:
+                sock.sendall(b"told\n")
+                assert sock.recv(100) == b"yes\n"
+    assert side_channel.ask(os.getpid(), "told") == b"yes\n"
+    assert len(asked) == 5002
+    eventually(lambda: open_descriptors() == before)
+
+
+def test_very_many_ask_at_once(
+    place: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than the kernel lets wait."""
+    monkeypatch.setattr(side_channel, "TIMEOUT", BOUND)
+    side_channel.ask(os.getpid(), "told")
+    before, told = open_descriptors(), list[bytes | None]()
+    at_once = threading.Barrier(500)
+
+    def ask() -> None:
+        at_once.wait(BOUND)
+        told.append(side_channel.ask(os.getpid(), "told"))
+
+    asking = [threading.Thread(target=ask) for _ in range(500)]
+    for each in asking:
+        each.start()
+    for each in asking:
+        each.join(BOUND)
+    assert told == [b"yes\n"] * 500
+    assert side_channel.ask(os.getpid(), "told") == b"yes\n"
+    eventually(lambda: open_descriptors() == before)
+
+
+def test_one_that_accepts_nobody_does_not_answer(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that is stopped, once enough have asked; it is not taken for one without a monitor."""
+    monkeypatch.setattr(side_channel, "TIMEOUT", 0.1)
+    place.mkdir(0o700)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(f"{place / str(os.getpid())}.sock")
+        sock.listen(0)
+        for _ in range(3):
+            with pytest.raises(TimeoutError, match=f"process {os.getpid()} did not answer in 0.1"):
+                side_channel.ask(os.getpid(), "told")
+
+
+def test_a_link_in_place_of_the_directory(
+    short: Path, place: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not believed, wherever it leads."""
+    link = short / "link"
+    link.symlink_to(place)
+    monkeypatch.setenv("XOSCAR_IDLE_MONITOR", f"{link}")
+    assert side_channel.offered() == []
+    assert side_channel.ask(os.getpid(), "told") is None
+    with pytest.raises(OSError, match="is not a directory that belongs to this user alone"):
+        side_channel.directory()
+    assert asked == []
+
+
+def test_a_link_in_place_of_the_socket(short: Path, place: Path) -> None:
+    """It is replaced, and what it leads to is left alone."""
+    place.mkdir(0o700)
+    kept, path = short / "kept", place / f"{os.getpid()}.sock"
+    kept.write_text("mine")
+    kept.chmod(0o644)
+    path.symlink_to(kept)
+    side_channel.start()
+    try:
+        assert stat.S_ISSOCK(path.lstat().st_mode)
+        assert kept.read_text() == "mine"
+        assert stat.S_IMODE(kept.stat().st_mode) == 0o644
+    finally:
+        side_channel.stop()
+    assert kept.exists()
 
 
 @pytest.mark.parametrize("asks", [b"", b"snap", b"snapshot\n"])

@@ -3,7 +3,8 @@
 There is none unless ``XOSCAR_IDLE_MONITOR`` is set, to 1 or to a directory for it. The side thread
 serves it, so it answers when the program's event loops are blocked, and when the process is out of
 descriptors. Whoever connects sends one line, the question, and gets one line, the answer
-that has been registered for it with :func:`answer`.
+that has been registered for it with :func:`answer`. Half a line is no question: it may be the half
+of one that means something else.
 
 The socket is ``PID.sock`` in a directory that only its owner can enter. What a killed process
 leaves there is removed by the next one that looks.
@@ -43,8 +44,8 @@ AVAILABLE = hasattr(socket, "AF_UNIX")
 QUESTION_TIMEOUT = TIMEOUT / 2
 """Seconds for a whole question, so that who comes next is still answered in time."""
 
-LONGEST_QUESTION = 1000
-"""Bytes of a question; what is longer is none."""
+LONGEST_QUESTION = 16 * 1024
+"""Bytes of a question, with the end of its line; what is longer is none."""
 
 PRIVATE = "a directory that belongs to this user alone, with mode 700"
 
@@ -203,15 +204,18 @@ def _unix_socket() -> socket.socket:
     return sock
 
 
-def _is_own_user(sock: socket.socket) -> bool:
-    """Whether the other side runs as this user, where the kernel tells; modes guard elsewhere."""
+def _foreign_peer(sock: socket.socket) -> tuple[int, int] | None:
+    """The process and the user of the other side, if it does not run as this user.
+
+    Where the kernel does not tell, modes guard.
+    """
     if not hasattr(socket, "SO_PEERCRED"):
-        return True
+        return None
     credentials = struct.Struct("3i")
-    _, uid, _ = credentials.unpack(
+    pid, uid, _ = credentials.unpack(
         sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size)
     )
-    return bool(uid == os.geteuid())
+    return None if uid == os.geteuid() else (pid, uid)
 
 
 # Asking
@@ -232,8 +236,8 @@ def ask(pid: int, question: str) -> bytes | None:
             continue
         with _unix_socket() as sock:
             try:
-                sock.connect(str(place / f"{pid}.sock"))
-                if not _is_own_user(sock):
+                _connect(sock, place / f"{pid}.sock")
+                if _foreign_peer(sock) is not None:
                     continue
                 sock.sendall(question.encode() + b"\n")
                 with sock.makefile("rb") as lines:
@@ -247,6 +251,19 @@ def ask(pid: int, question: str) -> bytes | None:
     return None
 
 
+def _connect(sock: socket.socket, path: Path) -> None:
+    """Connect, within :data:`TIMEOUT`: the kernel does not wait for a place among those waiting."""
+    until = time.monotonic() + TIMEOUT
+    while True:
+        try:
+            sock.connect(str(path))
+            return
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise TimeoutError from None
+            time.sleep(0.01)
+
+
 # Answering
 
 _answers: dict[str, Callable[[str], str]] = {}
@@ -258,6 +275,19 @@ def answer(question: str, with_: Callable[[str], str]) -> None:
     Where it ends with a space, it stands for all that begin so.
     """
     _answers[question] = with_
+
+
+_refused: Callable[[int, int], None] | None = None
+_warned_of: set[int] = set()
+
+
+def on_refused(function: Callable[[int, int], None]) -> None:
+    """Call ``function``, in our thread, with the process and the user of each who is refused.
+
+    Only root gets as far as that: the directory is closed to all others.
+    """
+    global _refused
+    _refused = function
 
 
 class _Channel:
@@ -343,15 +373,33 @@ def _listen() -> tuple[socket.socket, Path]:
 
 
 def _answer(connection: socket.socket) -> None:
-    if not _is_own_user(connection):
-        return
-    question = _question(connection)
-    known = _answers.get(question) or _answers.get(_beginning(question))
-    if known is not None:
-        connection.settimeout(TIMEOUT)
-        connection.sendall(known(question).encode() + b"\n")
-    # Not only close: a child forked meanwhile has a copy.
-    connection.shutdown(socket.SHUT_RDWR)
+    try:
+        if (peer := _foreign_peer(connection)) is not None:
+            _refuse(*peer)
+            return
+        question = _question(connection)
+        if question is None:
+            return
+        known = _answers.get(question) or _answers.get(_beginning(question))
+        if known is not None:
+            connection.settimeout(TIMEOUT)
+            connection.sendall(known(question).encode() + b"\n")
+    finally:
+        # Not only close: a child forked meanwhile has a copy.
+        with contextlib.suppress(OSError):  # the other side has gone
+            connection.shutdown(socket.SHUT_RDWR)
+
+
+def _refuse(pid: int, uid: int) -> None:
+    """Somebody else asks: what, is not read."""
+    if uid not in _warned_of:
+        _warned_of.add(uid)
+        logger.warning(
+            "process %d of user %d is not answered: the monitor answers its own user, %d, alone",
+            *(pid, uid, os.geteuid()),
+        )
+    if _refused is not None:
+        _refused(pid, uid)
 
 
 def _beginning(question: str) -> str:
@@ -359,15 +407,16 @@ def _beginning(question: str) -> str:
     return "".join(f"{word} " for word in question.split(" ", 2)[:2])
 
 
-def _question(connection: socket.socket) -> str:
-    """What is asked, without the end of the line; others wait meanwhile."""
+def _question(connection: socket.socket) -> str | None:
+    """What is asked, without the end of the line, if that has come; others wait meanwhile."""
     until, received = time.monotonic() + QUESTION_TIMEOUT, b""
     while b"\n" not in received and len(received) < LONGEST_QUESTION:
         connection.settimeout(max(0.001, until - time.monotonic()))
-        if not (more := connection.recv(LONGEST_QUESTION)):
+        if not (more := connection.recv(LONGEST_QUESTION - len(received))):
             break
         received += more
-    return received.partition(b"\n")[0].decode()
+    line, end, _ = received.partition(b"\n")
+    return line.decode() if end else None
 
 
 _lock = process_lock()

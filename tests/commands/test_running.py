@@ -10,12 +10,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from xoscar_idle import gate
 from xoscar_idle.commands.running import verdict
-from xoscar_idle.telemetry.snapshot import Snapshot
+from xoscar_idle.telemetry.snapshot import BLOCKED, INACTIVE, Snapshot
 
 from ..support.endpoints import refusing
 from ..support.environment import environment
@@ -62,9 +63,9 @@ def test_active_with_its_settings_and_where_they_come_from(sockets: str) -> None
     assert second.strip() == (
         "idle_timeout=7.0 (environment), connect_timeout=3.0 (code); all others by default"
     )
-    assert done.stdout.endswith("\nOf 1 that run: 1 active.\n")
+    assert done.stdout.endswith("\nOf 1: 1 active.\n")
     (process,) = told["processes"]
-    assert (told["status"], told["complaints"]) == (0, [])
+    assert told["status"] == 0
     assert (process["active"], process["asked_for"], process["pid"]) == (True, True, int(pid))
     assert process["settings"]["idle_timeout"] == {"value": 7.0, "origin": "environment"}
     assert process["settings"]["max_connections"] == {"value": 0, "origin": "default"}
@@ -79,7 +80,7 @@ def test_each_process_of_a_pool(sockets: str) -> None:
     assert all(f" at {each}  " in active.stdout for each in ours.addresses)
     assert mixed.returncode == 1
     assert mixed.stdout.count("xoscar-idle is not active there") == 2
-    assert mixed.stdout.endswith("\nOf 4 that run: 2 active, 2 not active.\n")
+    assert mixed.stdout.endswith("\nOf 4: 2 active, 2 not active.\n")
 
 
 @pytest.mark.parametrize(
@@ -113,24 +114,56 @@ def test_one_that_does_not_answer_is_not_known(sockets: str) -> None:
         finally:
             os.kill(int(pid), signal.SIGCONT)
     assert done.returncode == 1
-    assert f"process {pid} did not answer in 2 s; seen from outside" in done.stdout
+    assert f"process {pid} did not answer in 2 s; it is stopped: SIGCONT lets it" in done.stdout
     assert done.stdout.startswith("not known ")
+    assert "start it with" not in done.stdout
 
 
 def test_what_is_not_there() -> None:
     with refusing() as refused:
         done = examine("2147483647", refused)
     assert done.returncode == 1
-    assert done.stdout == ""
-    first, second = done.stderr.splitlines()
-    assert first == "xoscar-idle: there is no process 2147483647"
-    assert second.startswith(f"xoscar-idle: no pool answers at {refused}: ")
+    assert done.stderr == ""
+    first, why, second, why_too, _, last = done.stdout.splitlines()
+    assert first == "not known   2147483647"
+    assert why.strip() == "there is no process 2147483647"
+    assert second == f"not known   {refused}"
+    assert why_too.strip().startswith(f"no pool answers at {refused}: ")
+    assert last == "Of 2: 2 not known."
     told = json.loads(examine("--json", "2147483647").stdout)
-    assert (told["status"], told["processes"]) == (1, [])
-    assert told["complaints"] == ["there is no process 2147483647"]
+    (process,) = told["processes"]
+    assert (told["status"], process["active"], process["asked_for"]) == (1, None, None)
+    assert process["text"] == "there is no process 2147483647"
+
+
+def test_many_by_patterns_and_a_file(tmp_path: Path) -> None:
+    """A process that several of them name is there once."""
+    with pools(2, 0, XOSCAR_IDLE_TIMEOUT="9") as hosted, program("") as other:
+        first, second = hosted.addresses
+        host, _, port = second.rpartition(":")
+        path = tmp_path / "hosts"
+        path.write_text(f"{first}\n{host[:-1]}[3,3]:{{{port}}}\n\n{other}\n{hosted.pid}\n")
+        done = examine(f"@{path}")
+        told = json.loads(examine("--json", f"@{path}", f"{host[:-1]}?:{port}").stdout)
+    assert done.returncode == 1
+    assert f"\nnot known   {other}  " in done.stdout
+    assert [each["address"] for each in told["processes"]] == [second]
+
+
+def test_one_whose_loop_is_blocked_is_known_to_be_active() -> None:
+    """It has told so over its local socket."""
+    statistics = {"settings": {"idle_timeout": 7.0}, "origins": {"idle_timeout": "code"}}
+    why = "did not answer in 5 s: its event loop is blocked"
+    seen = verdict(Snapshot(7, statistics=statistics, status=BLOCKED, note=why))
+    assert (seen.active, seen.text) == (
+        True,
+        f"idle_timeout=7.0 (code); all others by default; {why}",
+    )
 
 
 def test_one_that_says_itself_why_it_is_not() -> None:
     why = "xoscar-idle is not active in it: this xoscar is not supported"
-    seen = verdict(Snapshot(7, "python", note=why), {gate.IDLE_TIMEOUT: "5"})
-    assert (seen.active, seen.asked_for, seen.text) == (False, True, why)
+    for status in (INACTIVE, BLOCKED):
+        told = Snapshot(7, "python", note=why, status=status)
+        seen = verdict(told, {gate.IDLE_TIMEOUT: "5"})
+        assert (seen.active, seen.asked_for, seen.text) == (False, True, why)

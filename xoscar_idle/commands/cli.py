@@ -31,12 +31,7 @@ def main() -> None:
 def _parse_targets(
     context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
 ) -> tuple[Target, ...]:
-    from ..telemetry.targets import parse
-
-    try:
-        return tuple(map(parse, values))
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+    return _named(parameter, values)
 
 
 def _parse_main(
@@ -54,20 +49,40 @@ def _finite(context: click.Context, parameter: click.Parameter, value: float) ->
 def _parse_sources(
     context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
 ) -> tuple[Target, ...]:
-    from ..telemetry.web import is_address
+    return _named(parameter, values, urls=True)
 
-    return tuple(
-        each if is_address(each) else _parse_targets(context, parameter, (each,))[0]
-        for each in values
-    )
+
+def _named(
+    parameter: click.Parameter, values: tuple[str, ...], urls: bool = False
+) -> tuple[Target, ...]:
+    """What patterns, files and wildcards name; a parameter that takes one gets no more."""
+    from ..telemetry.targets import named
+
+    try:
+        found = tuple(named(values, urls))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    if parameter.nargs == 1 and len(found) != 1:
+        raise click.BadParameter(f"{values[0]!r} names {len(found)}, and it takes one.")
+    return found
 
 
 _targets = click.argument(
-    "targets", nargs=-1, metavar="[PID | POOL_ADDRESS]...", callback=_parse_targets
+    "targets", nargs=-1, metavar="[PID | POOL_ADDRESS | @FILE]...", callback=_parse_targets
 )
 _sources = click.argument(
-    "targets", nargs=-1, metavar="[PID | POOL_ADDRESS | URL]...", callback=_parse_sources
+    "targets", nargs=-1, metavar="[PID | POOL_ADDRESS | URL | @FILE]...", callback=_parse_sources
 )
+
+
+def _parse_pinged(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
+    found = _named(parameter, values)
+    for each in found:
+        if isinstance(each, int):
+            raise click.BadParameter(f"{each} is a process id: give the HOST:PORT of its pool.")
+    return tuple(map(str, found))
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
@@ -164,11 +179,28 @@ def doctor(targets: tuple[Target, ...], as_json: bool) -> None:
     callback=_finite,
     help="Seconds between two looks.",
 )
-@click.option("--once", is_flag=True, help="Print one table and end.")
-def top(targets: tuple[Target, ...], interval: float, once: bool) -> None:
-    """Show processes and their connections, live; q or Ctrl-C ends it.
+@click.option("--once", is_flag=True, help="Print one page and end.")
+@click.option(
+    "--view",
+    type=click.Choice(["processes", "connections", "peers", "accepted"]),
+    default="processes",
+    show_default=True,
+    help="What to begin with.",
+)
+@click.option(
+    "--sort",
+    default="",
+    metavar="COLUMN",
+    help="Numbers from the largest, text from A; --sort=-COLUMN the other way round.",
+)
+@click.option("--filter", "text", default="", metavar="TEXT", help="Only rows with it in a cell.")
+def top(
+    targets: tuple[Target, ...], interval: float, once: bool, view: str, sort: str, text: str
+) -> None:
+    """Show processes and their connections, live; q or Ctrl-C ends it, and h shows the keys.
 
-    Arrows, PgUp, PgDn, j and k scroll where not all rows fit on the terminal.
+    They change the view, sort, filter and scroll. Into a pipe or a file it writes plain text, one
+    page after the other.
 
     \b
     PID           A process of this machine. Started with XOSCAR_IDLE_MONITOR=1 it
@@ -176,49 +208,149 @@ def top(targets: tuple[Target, ...], interval: float, once: bool) -> None:
                   see what the kernel shows.
     POOL_ADDRESS  host:port of a running pool: all its processes are asked over
                   xoscar, wherever they run, and nothing is left behind there.
+                  Patterns name many: 'gpu[01-16]:9000', 'node{a,b}:9000'.
+    @FILE         One of these per line; @- is the standard input. With wildcards
+                  beside it, only what these match: @hosts 'gpu*:9000'
     (none)        All processes of this user started with XOSCAR_IDLE_MONITOR=1.
 
     \b
-    Columns:
+    Columns of processes:
+      STATE               active; inactive: not extended; unmonitored: seen from
+                          outside; blocked: it does not answer; foreign: another
+                          user's; gone
       OPEN, ACTIVE, IDLE  connections that are open; in use; used by nobody
       CONN                connects under way
       REQS                requests that wait for their reply
+      ACC                 accepted connections that are open
       OPENED, CLOSED      so far
+      OPEN/s, CLOSE/s     per second, since the look before
+      CALLS/s             calls per second
       FDS                 descriptors in use / the limit
+
+    \b
+    Columns of connections; of peers they are those of all processes together:
       STATE               active, idle, or retired: takes no new calls
       CALLS, AGE, IDLE    requests so far; since opened; since last used
       FD                  the number of its descriptor
+      PROCESSES           how many hold some to that peer
+      RETIRED             how many are
 
-    Columns for which a narrow terminal has no room are left out.
+    \b
+    Columns of accepted connections:
+      TO                  the own address
+      STATE               active: a request is in process; or idle
+      REQS, REQUESTS      requests in process; so far
 
-    These are the connections that a process opened, not those that it accepted. The table is in
-    colour where rich is installed: pip install 'xoscar-idle[top]'.
+    Behind an address is, where it is known, whose it is: the PID, the number of the sub-pool, its
+    label and its actors. Columns for which a narrow terminal has no room are left out.
 
-    Exit status: 0, also after q and Ctrl-C; 1 if a PID or POOL_ADDRESS cannot be looked at.
+    \b
+    Exit status:
+      0  all are seen; also after q and Ctrl-C
+      1  one that is named is gone, foreign or does not exist; while it is live,
+         only if there is nothing else to see
+      2  asked wrongly
+      3  one is blocked, whatever else; after q and Ctrl-C it is 0
 
-    Example: xoscar-idle top 127.0.0.1:9999
+    Example: xoscar-idle top --view peers --sort calls 127.0.0.1:9999
     """
     from .top import top as run_top
 
-    sys.exit(run_top(targets, interval, once))
+    sys.exit(run_top(targets, interval, once, view, sort, text))
+
+
+def _finite_if_given(
+    context: click.Context, parameter: click.Parameter, value: float | None
+) -> float | None:
+    return None if value is None else _finite(context, parameter, value)
 
 
 @main.command()
 @_targets
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of processes.")
-def stats(targets: tuple[Target, ...], as_json: bool) -> None:
-    """Print once what there is to know of processes and their connections.
+@click.option(
+    "--watch",
+    type=click.FloatRange(min=0.1),
+    metavar="SECONDS",
+    callback=_finite_if_given,
+    help="Again and again, so often; Ctrl-C ends it. With --json a list per line.",
+)
+@click.option("--by-peer", is_flag=True, help="Whom all together are connected to, added up.")
+def stats(targets: tuple[Target, ...], as_json: bool, watch: float | None, by_peer: bool) -> None:
+    """Print what there is to know of processes and their connections.
 
-    PID and POOL_ADDRESS are those of "xoscar-idle top"; without any, all processes of this user
-    that were started with XOSCAR_IDLE_MONITOR=1. The JSON lists each connection, too.
+    What can be named is that of "xoscar-idle top"; without any, all processes of this user that
+    were started with XOSCAR_IDLE_MONITOR=1. The JSON lists each connection, opened or accepted,
+    too; its "status" is the STATE of "top".
 
-    Exit status: 1 if one of them cannot be looked at, else 0.
+    \b
+    Exit status:
+      0  all are seen; also after Ctrl-C
+      1  one that is named is gone, foreign or does not exist
+      2  asked wrongly
+      3  one is blocked, whatever else
 
     Example: xoscar-idle stats --json 1234 | jq '.[].statistics.closed'
     """
-    from .top import stats as run_stats
+    from .stats import stats as run_stats
 
-    sys.exit(run_stats(targets, as_json))
+    sys.exit(run_stats(targets, as_json, watch, by_peer))
+
+
+@main.command()
+@click.argument(
+    "addresses",
+    nargs=-1,
+    required=True,
+    metavar="[HOST:PORT | @FILE]...",
+    callback=_parse_pinged,
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=5.0,
+    show_default=True,
+    callback=_finite,
+    help="Seconds for connecting and the answer, each time.",
+)
+@click.option(
+    "--count",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="How often to ask, each time on a new connection.",
+)
+@click.option("--quiet", "-q", is_flag=True, help="Print nothing of those that answer.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list, of each time.")
+def ping(
+    addresses: tuple[str, ...], timeout: float, count: int, quiet: bool, as_json: bool
+) -> None:
+    """Ask pools for a sign of life, all at once, and tell how long it took.
+
+    It is a probe that Kubernetes can exec in the container of a pool:
+
+    \b
+      exec: {command: [xoscar-idle, ping, --quiet, "127.0.0.1:9000"]}
+
+    Its timeoutSeconds is to be longer than --timeout, by the second or two that Python takes to
+    start. A pool in which a long synchronous method runs gives no sign of life meanwhile, nor does
+    one that waits for a GPU: as a liveness probe it would have such a pool restarted, unless its
+    failureThreshold covers the longest of these.
+
+    It takes patterns as "xoscar-idle top" does; any process of a pool answers for itself alone.
+    xoscar-idle need not be active there.
+
+    \b
+    Exit status:
+      0  all have answered, each time
+      1  one has not: it is refused, has timed out or is no pool, as stderr tells
+      2  asked wrongly
+
+    Example: xoscar-idle ping --timeout 2 127.0.0.1:9000
+    """
+    from .ping import ping as run_ping
+
+    sys.exit(run_ping(addresses, timeout, count, quiet, as_json))
 
 
 @main.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextlib
 import os
 import re
@@ -18,38 +19,40 @@ else:
     AVAILABLE = True
 
 _NAMES = {
-    b"q": "quit",
-    b"Q": "quit",
-    b"j": "down",
-    b"k": "up",
-    b"g": "home",
-    b"G": "end",
-    b" ": "page down",
-    b"\x1b[A": "up",
-    b"\x1bOA": "up",
-    b"\x1b[B": "down",
-    b"\x1bOB": "down",
-    b"\x1b[5~": "page up",
-    b"\x1b[6~": "page down",
-    b"\x1b[H": "home",
-    b"\x1bOH": "home",
-    b"\x1b[1~": "home",
-    b"\x1b[F": "end",
-    b"\x1bOF": "end",
-    b"\x1b[4~": "end",
+    "\r": "enter",
+    "\n": "enter",
+    "\x1b": "escape",
+    "\x7f": "backspace",
+    "\b": "backspace",
+    "\x1b[A": "up",
+    "\x1bOA": "up",
+    "\x1b[B": "down",
+    "\x1bOB": "down",
+    "\x1b[5~": "page up",
+    "\x1b[6~": "page down",
+    "\x1b[H": "home",
+    "\x1bOH": "home",
+    "\x1b[1~": "home",
+    "\x1b[F": "end",
+    "\x1bOF": "end",
+    "\x1b[4~": "end",
 }
 
-_KEY = re.compile(rb"\x1b\[[0-9;]*[A-Za-z~]|\x1bO[A-Za-z]|.", re.DOTALL)
+_KEY = re.compile(r"\x1b\[[0-9;]*[A-Za-z~]|\x1bO[A-Za-z]|.", re.DOTALL)
 
 
-def names(data: bytes) -> list[str]:
-    """The keys that a terminal tells with ``data``, those that nobody knows left out."""
-    return [_NAMES[key] for key in _KEY.findall(data) if key in _NAMES]
+def names(text: str) -> list[str]:
+    """The keys that a terminal tells with ``text``: a name of each that has one, or its character.
+
+    Those that have neither are left out.
+    """
+    keys = (_NAMES.get(key, key) for key in _KEY.findall(text))
+    return [key for key in keys if key.isprintable()]
 
 
 @contextlib.contextmanager
 def pressed(then: Callable[[str], None]) -> Iterator[bool]:
-    """Call ``then``, on the running loop, with the name of each key that is pressed in the block.
+    """Call ``then``, on the running loop, with each key that is pressed in the block.
 
     After a stop of the process it is ``resume``.
 
@@ -65,6 +68,7 @@ def pressed(then: Callable[[str], None]) -> Iterator[bool]:
         return
     before = termios.tcgetattr(fd)
     loop = asyncio.get_running_loop()
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def read() -> None:
         data = b""
@@ -73,7 +77,7 @@ def pressed(then: Callable[[str], None]) -> Iterator[bool]:
                 data = os.read(fd, 1024)
         if not data:
             loop.remove_reader(fd)
-        for each in names(data):
+        for each in names(decoder.decode(data)):
             then(each)
 
     def listen() -> None:

@@ -15,7 +15,7 @@ import psutil
 from .. import gate, side_channel, values
 from ..telemetry import pools, targets
 from ..telemetry.pools import Supervised
-from ..telemetry.snapshot import NOT_ACTIVE, Snapshot
+from ..telemetry.snapshot import ACTIVE, BLOCKED, INACTIVE, MISSING, NOT_ACTIVE, Snapshot
 from . import tables
 from .pools import states
 
@@ -54,8 +54,12 @@ def verdict(seen: Snapshot, environ: Mapping[str, str] | None = None) -> Verdict
             for name, value in seen.statistics["settings"].items()
         }
         text = _settings(settings)
-    elif seen.note.startswith(NOT_ACTIVE):
+        if seen.note:
+            text = f"{text}; {seen.note}"
+    elif seen.status == INACTIVE or NOT_ACTIVE in seen.note:
         active = False
+        text = seen.note
+    elif seen.status in (BLOCKED, *MISSING):
         text = seen.note
     else:
         text = seen.note + _from_outside(environ)
@@ -91,15 +95,14 @@ def _from_outside(environ: Mapping[str, str] | None) -> str:
 
 def doctor(named: Sequence[targets.Target], as_json: bool) -> int:
     """Print what is found of those that are named; the exit status: 0 if all are active."""
-    verdicts, supervised, complaints = asyncio.run(_examine(named))
+    verdicts, supervised = asyncio.run(_examine(named))
     active = [each.active for each in verdicts]
-    status = 0 if all(active) and not complaints else 1
+    status = 0 if all(active) else 1
     if as_json:
         report = {
             "status": status,
             "processes": [dataclasses.asdict(each) for each in verdicts],
             "pools": [dataclasses.asdict(each) for each in supervised],
-            "complaints": complaints,
         }
         click.echo(json.dumps(report, indent=2))
         return status
@@ -108,15 +111,12 @@ def doctor(named: Sequence[targets.Target], as_json: bool) -> int:
         name = tables.name_of(each.pid, each.address)
         command = tables.printable(each.command)
         click.echo(f"{words[each.active]:10}  {name}  {command}".rstrip())
-        click.echo(f"{'':10}  {each.text}")
+        click.echo(f"{'':10}  {tables.printable(each.text)}")
     for one in supervised:
         click.echo(f"sub-pools   {tables.printable(_of_sub_pools(one))}")
-    for complaint in complaints:
-        click.echo(f"xoscar-idle: {complaint}", err=True)
-    if verdicts:
-        counts = {word: active.count(state) for state, word in words.items()}
-        told = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
-        click.echo(f"\nOf {len(verdicts)} that run: {told}.")
+    counts = {word: active.count(state) for state, word in words.items()}
+    told = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    click.echo(f"\nOf {len(verdicts)}: {told}.")
     return status
 
 
@@ -127,20 +127,17 @@ def _of_sub_pools(one: Supervised) -> str:
     return f"{told}; last failures: {'; '.join(failures)}" if failures else told
 
 
-async def _examine(
-    named: Sequence[targets.Target],
-) -> tuple[list[Verdict], list[Supervised], list[str]]:
-    looks, (supervised, _) = await asyncio.gather(
-        asyncio.gather(*(targets.look([each]) for each in named)), pools.look(named)
-    )
-    verdicts: list[Verdict] = []
-    complaints: list[str] = []
-    for target, (snapshots, wrong) in zip(named, looks, strict=True):
+async def _examine(named: Sequence[targets.Target]) -> tuple[list[Verdict], list[Supervised]]:
+    found = await targets.look_at(named)
+    verdicts = [
         # The number that a pool tells may be one of another machine.
-        environ = _environ(target) if isinstance(target, int) else None
-        verdicts += [verdict(each, environ) for each in snapshots]
-        complaints += wrong
-    return verdicts, [each for each in supervised if each.pools], complaints
+        verdict(seen, _environ(target) if isinstance(target, int) else None)
+        for target, seen in found
+    ]
+    # Whoever has not answered would not now, either, and takes its time for that.
+    answer = dict.fromkeys(target for target, seen in found if seen.status in (ACTIVE, INACTIVE))
+    supervised, _ = await pools.look([*answer]) if answer else ([], [])
+    return verdicts, [each for each in supervised if each.pools]
 
 
 def _environ(pid: int) -> dict[str, str] | None:

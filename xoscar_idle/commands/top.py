@@ -3,146 +3,111 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import os
 import shutil
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import click
 
-from ..telemetry.snapshot import Snapshot
-from ..telemetry.targets import Target, look
-from . import keys, tables
+from ..telemetry.snapshot import MISSING
+from ..telemetry.targets import Target, exit_status, look, nobody
+from . import keys, ordering, screen
 from .interrupting import until_interrupted
-
-KEYS = ": q quits; arrows, PgUp, PgDn, j and k scroll"
-
-STYLES = {
-    r"\bactive\b": "green",
-    r"\bidle\b": "cyan",
-    r"\b(retired|closing)\b": "yellow",
-    r"\A.*|PID .*": "bold",
-}
-"""How rich shows what matches."""
+from .listings import Seen, headers
+from .output import until_closed
+from .page import note, page
+from .rates import Look
+from .screen import Screen
+from .view import View
 
 
-def stats(targets: Sequence[Target], as_json: bool) -> int:
-    """Print everything about ``targets`` once; the exit status."""
+def top(
+    targets: Sequence[Target], interval: float, once: bool, name: str, sort: str, text: str
+) -> int:
+    """Show ``targets``, until it is left or once; the exit status.
 
-    async def show() -> int:
-        snapshots, complaints = await look(targets)
-        if as_json:
-            click.echo(json.dumps([vars(each) for each in snapshots], indent=2))
-        else:
-            click.echo("\n\n".join(map(tables.details, snapshots)), nl=bool(snapshots))
-        return _complain(complaints)
+    Parameters
+    ----------
+    interval
+        Seconds between two looks.
+    name
+        The view with which it begins.
+    sort
+        What it is sorted by, as :func:`.ordering.parse` knows it; empty: the default order.
+    text
+        Only rows with it are shown.
 
-    return until_interrupted(show())
-
-
-class View:
-    """What is seen of the processes: as much of it as fits on the terminal, from a row on."""
-
-    def __init__(self) -> None:
-        self.snapshots: Sequence[Snapshot] = ()
-        self.complaints: Sequence[str] = ()
-        self.has_keys = False
-        self._first = 0
-        self._room = 1
-
-    def whole(self) -> str:
-        """All of it, for what scrolls by itself."""
-        return tables.page(self.snapshots, self.complaints).plain(_terminal()[0])
-
-    def part(self) -> str:
-        """What fits, with the time: a page that stands still is seen to be alive."""
-        columns, lines = _terminal()
-        how = KEYS if self.has_keys else ""
-        now = time.strftime("%X")
-        page = tables.page(self.snapshots, self.complaints, lines, now, self._first, how)
-        self._first, self._room = page.first, page.room
-        return "\n".join(page.plain(columns).splitlines()[:lines])
-
-    def scroll(self, key: str) -> None:
-        """Begin at another row; :meth:`part` sees that there is one."""
-        if key == "home":
-            self._first = 0
-        elif key == "end":
-            self._first = sys.maxsize
-        else:
-            step = self._room if key.startswith("page") else 1
-            self._first = max(0, self._first + (-step if key.endswith("up") else step))
-
-
-def top(targets: Sequence[Target], interval: float, once: bool) -> int:
-    """Show ``targets``, until it is left or once; the exit status."""
-    view = View()
-
-    async def show() -> int:
-        view.snapshots, view.complaints = await look(targets)
-        if once or (targets and view.complaints):
-            if view.snapshots and once:
-                click.echo(view.whole())
-            return _complain(view.complaints)
-        with _screen(view) as draw:
-
-            def press(key: str) -> None:
-                if key == "quit":
-                    signal.raise_signal(signal.SIGINT)  # as Ctrl-C, which may be pressed, too
-                else:
-                    if key != "resume":
-                        view.scroll(key)
-                    draw()
-
-            with keys.pressed(press) as view.has_keys:
-                while True:
-                    draw()
-                    await asyncio.sleep(interval)
-                    view.snapshots, view.complaints = await look(targets)
-
-    return until_interrupted(show())
-
-
-def _complain(complaints: Sequence[str]) -> int:
-    for each in complaints:
-        click.echo(f"xoscar-idle: {each}", err=True)
-    return 1 if complaints else 0
-
-
-def _terminal() -> tuple[int, int]:
-    return shutil.get_terminal_size()
-
-
-@contextlib.contextmanager
-def _screen(view: View) -> Iterator[Callable[[], None]]:
-    """How to draw: with rich, without it, or one page after the other into a pipe or a file."""
-    if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
-        yield lambda: click.echo(f"{view.whole()}\n")
-        return
+    Raises
+    ------
+    click.UsageError
+        The view has no column ``sort``.
+    """
     try:
-        from rich.live import Live
-        from rich.text import Text
-    except ImportError:
+        order = ordering.parse(sort, headers(name)) if sort else None
+    except ValueError as error:
+        raise click.UsageError(f"--sort: {error}") from None
+    view = View(name, order, text)
+    show = _once(targets, view) if once else _live(targets, view, interval)
+    return until_closed(lambda: until_interrupted(show))
 
-        def redraw() -> None:
-            click.clear()
-            click.echo(view.part(), nl=False)
 
-        try:
-            yield redraw
-        finally:
-            click.echo()
-        return
+async def _once(targets: Sequence[Target], view: View) -> int:
+    seen = Seen.of(await _look(targets))
+    if not seen.snapshots:
+        click.echo(f"xoscar-idle: {nobody()}", err=True)
+        return 1
+    click.echo(page(seen, view).plain(shutil.get_terminal_size().columns))
+    return exit_status(seen.snapshots)
 
-    def draw() -> None:
-        text = Text(view.part(), no_wrap=True)
-        for pattern, style in STYLES.items():
-            text.highlight_regex(pattern, style)
-        live.update(text, refresh=True)
 
-    with Live(screen=True, auto_refresh=False) as live:
-        yield draw
+async def _live(targets: Sequence[Target], view: View, interval: float) -> int:
+    now = await _look(targets)
+    if targets and all(each.status in MISSING for each in now.snapshots):
+        for each in now.snapshots:
+            click.echo(f"xoscar-idle: {note(each)}", err=True)
+        return exit_status(now.snapshots)
+    with screen.opened() as where:
+        shown = _Shown(view, where, now)
+        with keys.pressed(shown.press) as shown.has_keys:
+            while True:
+                shown.draw()
+                await asyncio.sleep(interval)
+                shown.look(await _look(targets))
+
+
+async def _look(targets: Sequence[Target]) -> Look:
+    when = time.monotonic()  # one that does not answer makes a look long, not the others late
+    return Look(await look(targets), when)
+
+
+class _Shown:
+    """What is on the screen."""
+
+    def __init__(self, view: View, where: Screen, first: Look) -> None:
+        self.has_keys = False
+        self._view = view
+        self._screen = where
+        self._last = first
+        self._seen = Seen.of(first)
+
+    def look(self, now: Look) -> None:
+        """From the next time on it is this that is drawn."""
+        self._seen, self._last = Seen.of(now, self._last), now
+
+    def press(self, key: str) -> None:
+        """Do what a key says."""
+        self._view = self._view.press(key)
+        if self._view.left:
+            signal.raise_signal(signal.SIGINT)  # as Ctrl-C, which may be pressed, too
+        else:
+            self.draw()
+
+    def draw(self) -> None:
+        """On a screen with the time: a page that stands still is seen to be alive."""
+        height = self._screen.height()
+        when = "" if height is None else time.strftime("%X")
+        complaint = "" if self._seen.snapshots else nobody()
+        drawn = page(self._seen, self._view, height, when, complaint, self.has_keys)
+        self._view = self._view.at(drawn.first, drawn.room)
+        self._screen.draw(drawn)

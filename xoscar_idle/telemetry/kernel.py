@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import os
+import socket
 import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import psutil
 
-from .. import descriptors
-from .snapshot import Snapshot, Unobservable
+from .. import descriptors, side_channel
+from .snapshot import BLOCKED, FOREIGN, GONE, UNMONITORED, Snapshot
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def look(pid: int, note: str) -> Snapshot:
-    """A process that cannot be asked itself.
+def look(pid: int, note: str, status: str = UNMONITORED) -> Snapshot:
+    """A process that cannot be asked itself, or does not answer.
 
-    Raises
-    ------
-    Unobservable
-        It has gone, or belongs to somebody else.
+    What there is to see is beside ``status``: one that is stopped is blocked, whatever else, and
+    there is nothing of one that has gone or belongs to somebody else, but why in its note.
     """
     try:
         process = psutil.Process(pid)
         with process.oneshot():
-            established = [
-                {
-                    "route": f"{each.raddr.ip}:{each.raddr.port}",
-                    "transport": "socket",
-                    "state": "established",
-                    "descriptor": each.fd if each.fd >= 0 else None,
-                }
-                for each in descriptors.inet_connections(process)
-                if each.status == psutil.CONN_ESTABLISHED and each.raddr
-            ]
+            state = process.status()
+            if state == psutil.STATUS_ZOMBIE:
+                return Snapshot(pid, status=GONE, note=_ended(pid))
+            if state in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP):
+                status, note = BLOCKED, f"{note}; {_stopped(state)}"
+            established = list(_established(process))
             return Snapshot(
                 pid=pid,
                 command=" ".join(process.cmdline()),
@@ -39,11 +40,37 @@ def look(pid: int, note: str) -> Snapshot:
                 descriptor_limit=descriptors.limit_of(process),
                 connections=established,
                 note=f"{note}; seen from outside: {len(established)} established TCP connections",
+                status=status,
             )
+    except psutil.ZombieProcess:
+        return Snapshot(pid, status=GONE, note=_ended(pid))
     except (psutil.NoSuchProcess, OverflowError):
-        raise Unobservable(f"there is no process {pid}") from None
+        return Snapshot(pid, status=GONE, note=f"there is no process {pid}")
     except (psutil.AccessDenied, PermissionError):
-        raise Unobservable(_denied(pid)) from None
+        return Snapshot(pid, status=FOREIGN, note=_denied(pid))
+    except OSError:  # of /proc, in which it ends just now
+        return Snapshot(pid, status=GONE, note=f"there is no process {pid}")
+
+
+def _established(process: psutil.Process) -> Iterator[dict[str, Any]]:
+    for each in descriptors.inet_connections(process):
+        if each.status == psutil.CONN_ESTABLISHED and each.raddr:
+            yield {
+                "route": f"{each.raddr.ip}:{each.raddr.port}",
+                "transport": "socket",
+                "state": "established",
+                "descriptor": each.fd if each.fd >= 0 else None,
+            }
+
+
+def _stopped(state: str) -> str:
+    if state == psutil.STATUS_TRACING_STOP:
+        return "it is stopped, by a debugger"
+    return "it is stopped: SIGCONT lets it go on"
+
+
+def _ended(pid: int) -> str:
+    return f"there is no process {pid} any more: it has ended, and its parent has not noticed"
 
 
 def _denied(pid: int) -> str:
@@ -61,3 +88,83 @@ def _denied(pid: int) -> str:
 
 def _uid(pid: int) -> int | None:
     return None if sys.platform == "win32" else psutil.Process(pid).uids().effective
+
+
+# Who listens
+
+
+def listeners(addresses: Iterable[str]) -> dict[str, int]:
+    """For each address of this machine, ``host:port``, the process that listens there, if told.
+
+    Looking at all sockets takes as long for one address as for many.
+    """
+    wanted = {each: place for each in addresses if (place := _place(each)) is not None}
+    if not wanted:
+        return {}
+    own, heard = _own_addresses(), list(_heard({port for _, port in wanted.values()}))
+    found = {}
+    for address, (hosts, port) in wanted.items():
+        here = any(each.is_loopback or each in own for each in hosts)
+        for host, at, pid in heard:
+            if at == port and (host in hosts or (here and host.is_unspecified)):
+                found[address] = _maker(pid, host, port)
+                break
+    return found
+
+
+def _place(address: str) -> tuple[set[Address], int] | None:
+    """The numbers of its host, and its port; None if it is none of TCP, or nobody knows it."""
+    host, _, port = address.rpartition(":")
+    if "://" in address or not port.isdecimal():
+        return None
+    with contextlib.suppress(OSError, UnicodeError):
+        told = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
+        return {_number(str(each[4][0])) for each in told}, int(port)
+    return None
+
+
+def _number(text: str) -> Address:
+    number = ipaddress.ip_address(text.partition("%")[0])
+    mapped = number.ipv4_mapped if isinstance(number, ipaddress.IPv6Address) else None
+    return mapped or number
+
+
+def _own_addresses() -> set[Address]:
+    families = (socket.AF_INET, socket.AF_INET6)
+    interfaces = psutil.net_if_addrs().values()
+    return {_number(one.address) for all_ in interfaces for one in all_ if one.family in families}
+
+
+def _heard(ports: set[int]) -> Iterator[tuple[Address, int, int]]:
+    """The host, the port and the process of each socket that listens on one of these ports."""
+    for each, pid in _sockets():
+        if pid and each.status == psutil.CONN_LISTEN and each.laddr.port in ports:
+            yield _number(each.laddr.ip), each.laddr.port, pid
+
+
+def _sockets() -> Iterator[tuple[Any, int | None]]:
+    try:
+        everybodys = psutil.net_connections("tcp")
+    except (psutil.AccessDenied, PermissionError):  # macOS shows those of all to root alone
+        for pid in side_channel.offered():
+            with contextlib.suppress(psutil.Error, OSError):
+                for each in descriptors.inet_connections(psutil.Process(pid)):
+                    yield each, pid
+        return
+    for each in everybodys:
+        yield each, each.pid
+
+
+def _maker(pid: int, host: Address, port: int) -> int:
+    """The process that made a socket, of which others have copies from a fork."""
+    with contextlib.suppress(psutil.Error, OSError):
+        for parent in psutil.Process(pid).parents():
+            sockets = descriptors.inet_connections(parent)
+            if (host, port) not in (
+                (_number(each.laddr.ip), each.laddr.port)
+                for each in sockets
+                if each.status == psutil.CONN_LISTEN
+            ):
+                break
+            pid = parent.pid
+    return pid

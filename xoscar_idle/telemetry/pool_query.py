@@ -10,7 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable, Coroutine, Iterator
+import logging
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from xoscar.backends.message import ControlMessageType, ResultMessage
@@ -19,12 +22,28 @@ from xoscar.utils import fix_all_zero_ip
 
 from ..connection import addresses, exchange
 from ..logs import one_line
-from .snapshot import Snapshot, Unobservable, take
+from . import kernel, snapshot
+from .snapshot import BLOCKED, GONE, INACTIVE, NOT_ACTIVE, Snapshot, Unobservable, take
+
+logger = logging.getLogger("xoscar_idle")
 
 QUESTION = "xoscar_idle"
 
 TIMEOUT = 5.0
 """Seconds that connecting to a process, and each of its answers, may take."""
+
+AT_ONCE = 128
+"""How many processes are asked: each takes a descriptor."""
+
+HERE = 5.0
+"""Seconds that asking those of this machine over their side channels may take, all together."""
+
+THREADS = 64
+"""In which they are asked."""
+
+
+class _Silent(Unobservable):
+    """Who listens there does not answer."""
 
 
 def answer(original: Callable[[Any, Any], Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
@@ -42,17 +61,33 @@ def answer(original: Callable[[Any, Any], Coroutine[Any, Any, Any]]) -> Callable
     return handle_control_command
 
 
-async def ask(address: str) -> list[Snapshot]:
+async def ask(address: str, at_once: asyncio.Semaphore | None = None) -> list[Snapshot]:
     """All processes of the pool at ``address``, that of any of its processes.
+
+    Those that do not answer, the named one too, are looked for on this machine.
+
+    Parameters
+    ----------
+    at_once
+        Held for each process that is being asked.
 
     Raises
     ------
     Unobservable
         No pool answers there.
     """
-    with _observing(address):
-        addresses = await _addresses(address)
-    return await asyncio.gather(*map(_process, addresses))
+    at_once = at_once or asyncio.Semaphore(AT_ONCE)
+    try:
+        async with at_once:
+            with _observing(address):
+                addresses = await _addresses(address)
+        asked = []
+    except _Silent:
+        asked = await _told_here([_silent(address)])
+        beside = [pool.get("address") for each in asked for pool in each.pools]
+        addresses = [each for each in dict.fromkeys(beside) if each and each != address]
+    seen = await asyncio.gather(*(_process(each, at_once) for each in addresses))
+    return asked + await _told_here(seen)
 
 
 async def ask_main_pool(address: str, question: str) -> tuple[str, str]:
@@ -78,8 +113,10 @@ def _observing(address: str, remedy: str = "") -> Iterator[None]:
     """An error in the block is one line for the user."""
     try:
         yield
-    except asyncio.TimeoutError:
-        raise Unobservable(f"{address} did not answer in {TIMEOUT:g} s{remedy}") from None
+    except asyncio.TimeoutError as error:
+        if getattr(error, "errno", None) is not None:  # of the kernel: there is no connection
+            raise Unobservable(f"no pool answers at {address}: {one_line(error)}") from None
+        raise _Silent(f"{address} did not answer in {TIMEOUT:g} s{remedy}") from None
     except Exception as error:
         raise Unobservable(f"no pool answers at {address}: {one_line(error)}") from None
 
@@ -89,14 +126,20 @@ async def _addresses(address: str) -> list[str]:
     return [fix_all_zero_ip(each, address) for each in pool.get_external_addresses()]
 
 
-async def _process(address: str) -> Snapshot:
+async def _process(address: str, at_once: asyncio.Semaphore) -> Snapshot:
     try:
-        return await _ask_process(address)
+        async with at_once:
+            return await _ask_process(address)
     except asyncio.TimeoutError:
-        note = f"did not answer in {TIMEOUT:g} s: its event loop may be blocked"
+        return _silent(address)
     except Exception as error:
         note = f"does not answer: {one_line(error)}"
-    return Snapshot(pid=None, address=address, note=note)
+        return Snapshot(pid=None, address=address, note=note, status=GONE)
+
+
+def _silent(address: str) -> Snapshot:
+    note = f"did not answer in {TIMEOUT:g} s: its event loop may be blocked"
+    return Snapshot(pid=None, address=address, note=note, status=BLOCKED)
 
 
 async def _ask_process(address: str) -> Snapshot:
@@ -106,10 +149,62 @@ async def _ask_process(address: str) -> Snapshot:
         await asking.introduce()
         told = await asking.config(QUESTION)
         if not isinstance(told, str):
-            return Snapshot(asking.pid, address=address, note="xoscar-idle is not active there")
+            note = f"{NOT_ACTIVE} there"
+            return Snapshot(asking.pid, address=address, note=note, status=INACTIVE)
         return Snapshot(**{**vars(Snapshot.from_json(told)), "address": address})
 
 
 async def _config(address: str, content: str | None) -> Any:
     addresses.check(address)
     return await exchange.ask(Router.get_instance_or_empty(), address, content, TIMEOUT)
+
+
+# Those of this machine whose event loop does not answer
+
+
+async def _told_here(seen: Sequence[Snapshot]) -> list[Snapshot]:
+    """``seen``; those of this machine that are silent have told more over their side channels."""
+    silent = [each.address for each in seen if each.status == BLOCKED and each.address is not None]
+    if not silent:
+        return list(seen)
+    told: dict[str | None, Snapshot] = {}
+    threads = ThreadPoolExecutor(min(THREADS, len(silent)), "xoscar-idle-look")
+    try:
+        await asyncio.wait_for(_ask_here(threads, silent, told), HERE)
+    except Exception as error:
+        logger.debug("silent processes cannot be looked for on this machine: %r", error)
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+    return [told.get(each.address, each) for each in seen]
+
+
+async def _ask_here(
+    threads: Executor, addresses: Sequence[str], told: dict[str | None, Snapshot]
+) -> None:
+    loop = asyncio.get_running_loop()
+
+    async def ask(address: str, pid: int) -> None:
+        found = await loop.run_in_executor(threads, _process_here, address, pid)
+        if found is not None:
+            told[address] = found
+
+    here = await loop.run_in_executor(threads, kernel.listeners, addresses)
+    await asyncio.gather(*(ask(address, pid) for address, pid in here.items()))
+
+
+def _process_here(address: str, pid: int) -> Snapshot | None:
+    """What is known of a silent process that listens at ``address``; None: nothing more."""
+    why = f"did not answer in {TIMEOUT:g} s"
+    try:
+        told = snapshot.ask(pid)
+    except TimeoutError:
+        seen = kernel.look(pid, f"{why}, nor over its local socket", BLOCKED)
+    except (AttributeError, TypeError, ValueError):  # another version
+        seen = kernel.look(pid, why, BLOCKED)
+    else:
+        if told is not None:
+            note = f"{why}: its event loop is blocked; it told this over the local socket"
+            note = f"{note}; {told.note}" if told.note else note
+            return replace(told, address=address, status=BLOCKED, note=note)
+        seen = kernel.look(pid, f"{why}; no monitor", BLOCKED)
+    return replace(seen, address=address) if seen.status == BLOCKED else None

@@ -20,6 +20,21 @@ QUESTION = "snapshot"
 NOT_ACTIVE = "xoscar-idle is not active"
 """How the note of a process begins that was asked and is not."""
 
+ACTIVE = "active"
+INACTIVE = "inactive"
+"""It was asked, and xoscar-idle is not active in it."""
+BLOCKED = "blocked"
+"""It does not answer: its event loop is blocked, or it is stopped."""
+UNMONITORED = "unmonitored"
+"""It offers no monitor, and was seen from outside."""
+FOREIGN = "foreign"
+"""It is another user's."""
+GONE = "gone"
+"""There is no such process, or nobody answers at that address."""
+
+MISSING = (FOREIGN, GONE)
+"""Of these there is nothing to see."""
+
 
 class Unobservable(Exception):
     """There is nothing to see; the message is one line for the user."""
@@ -43,6 +58,15 @@ class Snapshot:
     """The fields of :class:`~xoscar_idle.ConnectionInfo`; fewer where the kernel was asked."""
     note: str = ""
     """What there is to say of it, above all why something is missing."""
+    process: str = ""
+    """The name of the process, which no other one has, whatever their PIDs; empty: not told."""
+    status: str = ACTIVE
+    """``active``, ``inactive``, ``blocked``, ``unmonitored``, ``foreign`` or ``gone``."""
+    pools: list[dict[str, Any]] = field(default_factory=list)
+    """The fields of :class:`~.connection.hosted.PoolName`, of each pool that it knows by its
+    configuration: those in the process, and those beside them."""
+    accepted: list[dict[str, Any]] = field(default_factory=list)
+    """The fields of :class:`~xoscar_idle.AcceptedInfo`."""
 
     def to_json(self) -> str:
         """On one line."""
