@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     from .config import current as settings
     from .connection.deadlines import CallTimeout, deadline
     from .connection.probe import ping
-    from .connection.statistics import ConnectionInfo, Statistics, connections, statistics
+    from .connection.statistics import (
+        AcceptedInfo,
+        ConnectionInfo,
+        Statistics,
+        accepted,
+        connections,
+        statistics,
+    )
     from .patching import UnsupportedXoscar, is_active
     from .supervision.crash import PoolCrashed, PoolUnavailable
     from .supervision.instructions import Applied, InstructionFailed, InstructionRefused
@@ -27,6 +34,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = [
+    "AcceptedInfo",
     "Applied",
     "CallTimeout",
     "ConnectionInfo",
@@ -38,6 +46,7 @@ __all__ = [
     "Settings",
     "Statistics",
     "UnsupportedXoscar",
+    "accepted",
     "apply",
     "configure",
     "connections",
@@ -54,6 +63,7 @@ __all__ = [
 # Where the public names live. They are imported on first use: the package itself is imported at
 # every Python start with the variable set, xoscar or not.
 _HOMES = {
+    "AcceptedInfo": "connection.statistics:AcceptedInfo",
     "Applied": "supervision.instructions:Applied",
     "CallTimeout": "connection.deadlines:CallTimeout",
     "ConnectionInfo": "connection.statistics:ConnectionInfo",
@@ -65,6 +75,7 @@ _HOMES = {
     "Settings": "config:Settings",
     "Statistics": "connection.statistics:Statistics",
     "UnsupportedXoscar": "patching:UnsupportedXoscar",
+    "accepted": "connection.statistics:accepted",
     "apply": "supervision.steering:apply",
     "configure": "activation:configure",
     "connections": "connection.statistics:connections",

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
+import sys
+import threading
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -20,13 +24,22 @@ from xoscar.serialization import AioSerializer
 
 import xoscar_idle
 from xoscar_idle import config
-from xoscar_idle.connection import accepted, deadlines, frames, transports
+from xoscar_idle.connection import (
+    accepted,
+    counters,
+    deadlines,
+    frames,
+    history,
+    statistics,
+    transports,
+)
 from xoscar_idle.connection.accepted import Accepted
 from xoscar_idle.connection.frames import MIN_RATE, AcceptedChannel
 from xoscar_idle.connection.idle import IdleQueue, Lane
 
 from ..support.hosting import Worker, pools, worker
 from ..support.memory import VirtualTimeLoop, message, settle
+from ..support.processes import run
 from ..support.waiting import bounded
 
 TIMEOUT = 10.0
@@ -353,6 +366,138 @@ def test_whatever_fails_the_connection_is_served(
     assert "accepted connections of here:1 are served" in record.getMessage()
 
 
+# -- what is told of them ------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def told() -> Iterator[dict[str, int]]:
+    """How many are accepted and closed in the block, by reason; with each end in the history."""
+    before = statistics.statistics()
+    after: dict[str, int] = {}
+    last = history.journal.last
+    yield after
+    now = statistics.statistics()
+    assert now.accepted == now.accepted_open + sum(now.accepted_closed.values())
+    after.update(
+        (reason, count)
+        for reason in counters.ACCEPTED_REASONS
+        if (count := now.accepted_closed[reason] - before.accepted_closed[reason])
+    )
+    _, happened = history.journal.since(last)
+    ends = Counter(each.text.split(",")[0] for each in happened if each.kind == "hung up")
+    assert ends == after
+    opened = sum(1 for each in happened if each.kind == "accepted")
+    assert opened == now.accepted - before.accepted
+
+
+def test_what_is_told_of_a_connection(with_accepted: Any) -> None:
+    async def test(pool: Pool, reader: Any, writer: Wire) -> None:
+        def mine() -> tuple[int, int, float, float | None]:
+            (one,) = statistics.accepted()
+            assert (one.address, one.transport, one.descriptor) == ("here:1", "socket", None)
+            assert (one.peer, one.thread) == ("?", threading.get_ident())
+            return one.in_process, one.requests, one.age, one.idle
+
+        def counted() -> tuple[int, int, int]:
+            now = statistics.statistics()
+            return now.accepted_active, now.accepted_idle, now.requests_in_process
+
+        await asyncio.sleep(2)
+        assert mine() == (0, 0, 2, 2)
+        assert counted() == (0, 1, 0)
+        pool.go.clear()
+        reader.feed_data(await frame() + await frame())
+        await asyncio.sleep(3)
+        assert mine() == (2, 2, 5, None)
+        assert counted() == (1, 0, 2)
+        pool.go.set()
+        await asyncio.sleep(4)
+        assert mine() == (0, 2, 9, 4)
+        assert counted() == (0, 1, 0)
+
+    with_accepted(test)
+    assert statistics.accepted() == []
+
+
+def _hang_up(pool: Pool, reader: Any, writer: Wire) -> None:
+    reader.feed_eof()
+
+
+def _reset(pool: Pool, reader: Any, writer: Wire) -> None:
+    reader.set_exception(ConnectionResetError(104, "reset"))
+
+
+def _garbage(pool: Pool, reader: Any, writer: Wire) -> None:
+    reader.feed_data(b"\0" + (1).to_bytes(8, "little") + b"\0\0" + b"z")
+
+
+def _stop(pool: Pool, reader: Any, writer: Wire) -> None:
+    pool._stopped.set()
+    writer.close()
+
+
+def _cancel(pool: Pool, reader: Any, writer: Wire) -> None:
+    pool._task.cancel()
+
+
+def _operate(pool: Pool, reader: Any, writer: Wire) -> None:
+    (mine,) = accepted.everywhere()
+    assert mine.close(lambda each: each.peer == "another", now=True) == 0
+    assert mine.close(lambda each: each.peer == "?", now=False) == 1
+
+
+def _forget(pool: Pool, reader: Any, writer: Wire) -> None:
+    accepted.forget()
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        (None, "idle"),
+        (_hang_up, "peer"),
+        (_reset, "error"),
+        (_garbage, "error"),
+        (_stop, "stop"),
+        (_cancel, "stop"),
+        (_operate, "operator"),
+        (_forget, "stop"),
+    ],
+    ids=lambda each: getattr(each, "__name__", str(each)),
+)
+def test_each_end_has_its_reason(with_accepted: Any, end: Any, reason: str) -> None:
+    async def test(pool: Pool, reader: Any, writer: Wire) -> None:
+        with told() as closed:
+            if end is None:
+                await asyncio.sleep(TIMEOUT + 0.1)
+            else:
+                end(pool, reader, writer)
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    if end is not _forget:
+                        await pool._task
+            await settle()
+        assert closed == {reason: 1}
+
+    with_accepted(test)
+
+
+def test_who_is_lost_with_a_request_in_process(with_accepted: Any) -> None:
+    async def test(pool: Pool, reader: Any, writer: Wire) -> None:
+        pool.go.clear()
+        reader.feed_data(await frame())
+        await settle()
+        with told() as closed:
+            reader.feed_eof()
+            await settle()
+        assert closed == {"peer": 1}
+        _, happened = history.journal.since(history.journal.last - 1)
+        assert happened[0].text == "peer, after 0.0 s and 1 requests, 1 of them in process"
+        pool.go.set()
+        await settle()  # its end is of no connection any more
+        assert statistics.statistics().requests_in_process == 0
+
+    with_accepted(test)
+
+
 # -- for real ------------------------------------------------------------------------------------
 
 integration = pytest.mark.integration
@@ -507,3 +652,72 @@ def test_a_reset_is_seen_by_the_loop_before_it_is_timed() -> None:
             client.close()
             assert accepted._readable(transport)
         assert not accepted._readable(transport)
+
+
+@integration
+def test_who_is_connected(active: None) -> None:
+    """From another process and from this one, over TCP and over a unix socket."""
+    xoscar_idle.install(idle_timeout=30)
+
+    async def main() -> None:
+        pool = await xo.create_actor_pool("127.0.0.1", n_process=1)
+        async with pool:
+            main_pool, sub_pool = pool._config.get_external_addresses()
+            await xo.create_actor(Worker, uid="worker", address=sub_pool)
+            relay = await xo.create_actor(Worker, uid="worker", address=main_pool)
+            pid = await (await worker(sub_pool)).pid()
+            client = await SocketClient.connect(main_pool)
+            name = client.channel.writer.get_extra_info("sockname")
+            ref = xo.create_actor_ref(main_pool, b"worker")
+            await client.send(HasActorMessage(new_message_id(), ref))
+            assert (await bounded(client.recv())).result is True
+            assert await (await worker(sub_pool)).visit([main_pool], 7) == [7]
+            assert await relay.echo(1) == 1
+            seen = {each.peer: each for each in xoscar_idle.accepted()}
+            mine = seen[f"127.0.0.1:{name[1]}"]
+            assert (mine.requests, mine.in_process, mine.transport) == (1, 0, "socket")
+            assert mine.descriptor is not None
+            assert mine.address == main_pool
+            if sys.platform == "linux":
+                theirs = seen[f"pid {pid}"]
+                assert (theirs.transport, theirs.requests >= 1) == ("unixsocket", True)
+            await client.close()
+
+    asyncio.run(main())
+
+
+FORKED = """
+import asyncio, os, sys
+import xoscar as xo
+import xoscar_idle
+from tests.support.hosting import Worker, worker
+from xoscar.backends.communication.socket import SocketClient
+from xoscar_idle.connection import hosted
+from tests.support.waiting import eventually_here
+
+async def main():
+    pool = await xo.create_actor_pool("127.0.0.1", n_process=0)
+    async with pool:
+        await xo.create_actor(Worker, uid="worker", address=pool.external_address)
+        client = await SocketClient.connect(pool.external_address)
+        await eventually_here(lambda: xoscar_idle.statistics().accepted_open == 1)
+        if (pid := os.fork()) == 0:
+            now = xoscar_idle.statistics()
+            status = (now.accepted_open, now.accepted_closed["fork"], len(xoscar_idle.accepted()))
+            os._exit(0 if (*status, len(hosted.pools())) == (0, 1, 0, 0) else 1)
+        _, status = await asyncio.to_thread(os.waitpid, pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert len(hosted.pools()) == 1
+        assert xoscar_idle.statistics().accepted_open == 1
+        await client.close()
+        await eventually_here(lambda: xoscar_idle.statistics().accepted_closed["peer"] == 1)
+
+xoscar_idle.install(idle_timeout=30)
+asyncio.run(main())
+"""
+
+
+@integration
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+def test_what_a_parent_accepted_is_none_of_its_child() -> None:
+    run(sys.executable, "-c", FORKED)

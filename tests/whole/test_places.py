@@ -26,6 +26,7 @@ KNOWN = {
     "xoscar.backends.context:IndigenActorContext.copy_to_buffers": ("1257130f5b6b",),
     "xoscar.backends.context:IndigenActorContext.copy_to_fileobjs": ("d19258dc02ba",),
     "xoscar.backends.pool:AbstractActorPool.on_new_channel": ("336f82fc1cfd",),
+    "xoscar.backends.pool:AbstractActorPool.__init__": ("ac70852f7443",),
     "xoscar.backends.pool:AbstractActorPool.process_message": ("ad98c070a7f5",),
     "xoscar.backends.pool:AbstractActorPool.call": ("7f29c00284b7",),
     "xoscar.backends.pool:AbstractActorPool.handle_control_command": ("a3dd1df45973",),

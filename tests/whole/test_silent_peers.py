@@ -159,7 +159,7 @@ def test_keepalive_follows_the_idle_timeout_on_both_sides() -> None:
     xoscar_idle.install(idle_timeout=27)
 
     def both() -> list[tuple[int, int, int]]:
-        ended = [c for a in accepted._loops.values() for c in a._in_process]
+        ended = [c for a in accepted._loops.values() for c in a.in_process()]
         opened = [c.client.channel for a in registry.everywhere() for c in a._all.values()]
         sides = [c for c in ended + opened if type(c).name == "socket" and c.type == 2]
         return [keepalive_of(c.writer.get_extra_info("socket")) for c in sides]

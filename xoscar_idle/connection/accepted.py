@@ -9,6 +9,7 @@ import gc
 import logging
 import math
 import select
+import threading
 import time
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
@@ -16,11 +17,13 @@ from typing import Any
 
 from xoscar.backends.communication.dummy import DummyChannel
 from xoscar.backends.communication.socket import SocketChannel, _BaseSocketServer
+from xoscar.backends.pool import AbstractActorPool
 
-from .. import config
+from .. import config, descriptors
 from ..clock import Clock, monotonic
+from ..logs import one_line
 from ..periodic import Periodic
-from . import frames, transports
+from . import counters, frames, history, hosted, transports
 from .age import AgeQueue
 from .deadlines import clear as clear_deadline
 from .idle import IdleQueue, Lane
@@ -28,10 +31,44 @@ from .idle import IdleQueue, Lane
 logger = logging.getLogger("xoscar_idle")
 
 _loops: dict[asyncio.AbstractEventLoop, Accepted] = {}
+_parents: list[Accepted] = []  # in a forked child: kept, since their destructors would act
+
+
+class Served:
+    """One accepted connection. Times are those of its loop's clock, in seconds."""
+
+    __slots__ = ("channel", "idle_since", "lane", "opened", "peer", "requests", "served", "why")
+
+    def __init__(self, channel: Any, now: float) -> None:
+        self.channel = channel
+        self.lane: Lane[Any] | None = None
+        """None: it is not closed when idle."""
+        self.opened = self.idle_since = now
+        self.peer = _peer(channel)
+        """``host:port``; of a unix socket ``pid 4711``, where the kernel tells."""
+        self.requests: dict[int, tuple[float, Any]] = {}
+        """Since when each message is in process, by its identity."""
+        self.served = 0
+        """Requests so far."""
+        self.why: str | None = None
+        """The reason for which it is closed, of :data:`.counters.ACCEPTED_REASONS`, if it is us who
+        do."""
+
+
+def _peer(channel: Any) -> str:
+    with contextlib.suppress(Exception):  # of a transport that is not like others
+        transport = channel.writer.transport
+        name = transport.get_extra_info("peername")
+        if isinstance(name, tuple):
+            return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+        pid = descriptors.peer_process(transport.get_extra_info("socket").fileno())
+        if pid is not None:
+            return f"pid {pid}"
+    return "?"
 
 
 class Accepted(Periodic):
-    """The accepted connections of one event loop, and how many requests each has in process.
+    """The accepted connections of one event loop, and the requests that each has in process.
 
     One that has none is looked at when it has been idle for the timeout. If a frame is under way
     then, or a reply, it is looked at again when that may have taken too long.
@@ -42,68 +79,100 @@ class Accepted(Periodic):
         self.forgotten = False
         self.answer_lost = 0.0
         """When a connection was lost with a request in process, in monotonic time; 0: none was."""
-        self._in_process: dict[Any, int] = {}
-        self._lanes: dict[Any, Lane[Any]] = {}
+        self.thread = threading.get_ident()
+        """The one that runs the loop, as far as is known."""
+        self._served: dict[Any, Served] = {}
         self._idle: IdleQueue[Any] = IdleQueue()
         self._again: AgeQueue[Any] = AgeQueue()
 
+    def served(self) -> list[Served]:
+        """The connections; from any thread."""
+        return list(self._served.values())
+
     def add(self, channel: Any) -> None:
         """``channel`` has been accepted."""
-        if channel not in self._in_process:
-            self._in_process[channel] = 0
-            self._file(channel)
+        if channel not in self._served:
+            self.thread = threading.get_ident()
+            each = self._served[channel] = Served(channel, self.clock())
+            counters.count("accepted")
+            history.note("accepted", each.peer)
+            self._file(each)
             self.ensure_check()
 
-    def discard(self, channel: Any) -> None:
-        """``channel`` is closed."""
-        if channel in self._in_process:
-            if self._in_process[channel]:
+    def discard(self, channel: Any, why: str = "peer", error: str = "") -> None:
+        """``channel`` is closed, for a reason and because of an error, unless it was us."""
+        if channel in self._served:
+            each = self._served[channel]
+            if each.requests:
                 self.answer_lost = time.monotonic()
-            self._let_go(channel)
+            self._let_go(each, each.why or why, "" if each.why else error)
             self.ensure_check()
-        if not self._in_process and _loops.get(self.loop) is self:
+        if not self._served and _loops.get(self.loop) is self:
             del _loops[self.loop]
 
-    def begin(self, channel: Any) -> None:
+    def begin(self, channel: Any, message: Any) -> None:
         """A request from ``channel`` is in process."""
-        if channel in self._in_process:
-            self._in_process[channel] += 1
-            self._lanes[channel].in_use(channel)
-            self._again.leave(channel)
+        each = self._served.get(channel)
+        if each is not None:
+            if not each.requests:
+                if each.lane is not None:
+                    each.lane.in_use(channel)
+                self._again.leave(channel)
+            each.served += 1
+            each.requests[id(message)] = (self.clock(), message)
 
-    def end(self, channel: Any) -> None:
+    def end(self, channel: Any, message: Any) -> None:
         """Its reply has been handed to the transport."""
-        if channel in self._in_process:
-            self._in_process[channel] -= 1
-            if not self._in_process[channel]:
-                self._lanes[channel].fell_idle(channel, self.clock())
+        each = self._served.get(channel)
+        if each is None or each.requests.pop(id(message), None) is None:
+            return  # it began before we counted
+        if not each.requests:
+            each.idle_since = self.clock()
+            if each.lane is not None:
+                each.lane.fell_idle(channel, each.idle_since)
 
     def in_process(self) -> dict[Any, int]:
         """The connections, and how many requests each has in process."""
-        return dict(self._in_process)
+        return {channel: len(each.requests) for channel, each in self._served.items()}
+
+    def close(self, wanted: Callable[[Served], bool], now: bool) -> int:
+        """Close what is wanted and has no request in process, or else all of it; how many."""
+        found = [each for each in self.served() if wanted(each) and (now or not each.requests)]
+        for each in found:
+            each.why = "operator"
+            # What has been written is flushed.
+            each.channel.writer.transport.close()
+        return len(found)
 
     def apply_settings(self) -> None:
         """Let the settings in force hold for the connections there are."""
-        for channel in list(self._in_process):
-            self._unfile(channel)
-            self._file(channel)
+        for each in self.served():
+            self._unfile(each)
+            self._file(each)
         self.ensure_check()
 
     def forget(self) -> None:
         """Have nothing to do with the connections there are any more."""
-        for channel in list(self._in_process):
-            self._let_go(channel)
+        for each in self.served():
+            self._let_go(each, "stop")
         self.ensure_check()
+
+    def give_up(self, why: str) -> None:
+        """None is open any more: their loop is closed, or another process's."""
+        while self._served:
+            self._served.popitem()
+            counters.count_accepted_close(why)
 
     def sweep(self, now: float) -> None:
         """Close what has had no request in process, and no byte of one, for the timeout."""
         if self.forgotten:
             return
         for channel in [*self._idle.expire(now), *self._again.expire(now)]:
+            each = self._served[channel]
             try:
-                at = self._patience_ends(channel, now)
+                at = self._patience_ends(each, now)
             except Exception:  # of a transport that is not like others; the rest goes on
-                self._let_go(channel)
+                self._unfile(each)
                 _unfiled(channel)
                 continue
             if at > now:
@@ -112,6 +181,7 @@ class Accepted(Periodic):
             received = channel.reader.unfinished
             why = f"no more than {received} bytes of a message came" if received else "idle"
             logger.debug("close an accepted connection of %s: %s", channel.local_address, why)
+            each.why = "idle"
             channel.writer.transport.close()  # there is nothing to flush
 
     def next_expiry(self, now: float) -> float:
@@ -120,41 +190,47 @@ class Accepted(Periodic):
             return math.inf
         return min(self._idle.next_expiry(now), self._again.next_expiry())
 
-    def _patience_ends(self, channel: Any, now: float) -> float:
+    def _patience_ends(self, each: Served, now: float) -> float:
         """When to close a connection that has no request in process; it may be past."""
-        timeout = self._lanes[channel].timeout
-        transport = channel.writer.transport
+        timeout = math.inf if each.lane is None else each.lane.timeout
+        reader, transport = each.channel.reader, each.channel.writer.transport
         # A loop that was blocked may come here before it reads what has come in the meantime.
-        waits = channel.reader.starving and not _readable(transport)
+        waits = reader.starving and not _readable(transport)
         if not waits or transport.get_write_buffer_size():
             return now + timeout
-        at: float = channel.reader.patience_ends(timeout)
+        at: float = reader.patience_ends(timeout)
         return at
 
-    def _file(self, channel: Any) -> None:
+    def _file(self, each: Served) -> None:
         """Put a connection into its lane; one that cannot be is served all the same."""
+        channel = each.channel
         try:
             chosen = config.current()
             transports.keep_alive(channel, chosen.keepalive)
             transports.limit_unacknowledged(channel)
             # NIXL writes into memory between two requests: what is idle there cannot be told here.
             timed = frames.watch(channel, self.clock)
-            lane = self._idle.join(chosen.server_idle_timeout if timed else 0)
-            self._lanes[channel] = lane
-            if not self._in_process[channel]:
-                lane.fell_idle(channel, self.clock())
+            each.lane = self._idle.join(chosen.server_idle_timeout if timed else 0)
+            if not each.requests:
+                each.lane.fell_idle(channel, self.clock())
         except Exception:
-            self._let_go(channel)
+            self._unfile(each)
             _unfiled(channel)
 
-    def _unfile(self, channel: Any) -> None:
-        self._again.leave(channel)
-        if (lane := self._lanes.pop(channel, None)) is not None:
-            self._idle.leave(lane, channel)
+    def _unfile(self, each: Served) -> None:
+        self._again.leave(each.channel)
+        lane, each.lane = each.lane, None
+        if lane is not None:
+            self._idle.leave(lane, each.channel)
 
-    def _let_go(self, channel: Any) -> None:
-        del self._in_process[channel]
-        self._unfile(channel)
+    def _let_go(self, each: Served, why: str, error: str = "") -> None:
+        del self._served[each.channel]
+        self._unfile(each)
+        counters.count_accepted_close(why)
+        told = f"{why}, after {self.clock() - each.opened:.1f} s and {each.served} requests"
+        if each.requests:
+            told += f", {len(each.requests)} of them in process"
+        history.note("hung up", each.peer, f"{told}: {error}" if error else told)
 
 
 def _readable(transport: Any) -> bool:
@@ -198,15 +274,33 @@ def serve(original: Callable[[Any, Any], Coroutine[Any, Any, None]]) -> Callable
             accepted.add(channel)
         except Exception:
             _unfiled(channel)
+        why, error = "stop", ""  # it is cancelled, unless it ends
         try:
             await original(self, channel)
-        except OSError as error:
+            why, error = _end_of(self, channel)
+        except OSError as dead:
             # xoscar expects a peer to hang up, not the kernel to find that it is gone.
-            logger.debug("an accepted connection of %s is dead: %s", channel.local_address, error)
+            logger.debug("an accepted connection of %s is dead: %s", channel.local_address, dead)
+            why, error = "error", one_line(dead)
+        except Exception as broken:  # what came is no message
+            why, error = "error", one_line(broken)
+            raise
         finally:
-            accepted.discard(channel)
+            accepted.discard(channel, why, error)
 
     return on_new_channel
+
+
+def _end_of(pool: Any, channel: Any) -> tuple[str, str]:
+    """Why a connection that was served has ended, if it was not us; and the error, if any."""
+    if pool._stopped.is_set():
+        return "stop", ""
+    with contextlib.suppress(AttributeError):  # a reader that is not like others
+        if channel.reader.refused:
+            return "error", channel.reader.refused
+        if (error := channel.reader.exception()) is not None:
+            return "error", one_line(error)
+    return "peer", ""
 
 
 def process(original: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Any]:
@@ -218,11 +312,11 @@ def process(original: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...,
         accepted = _loops.get(asyncio.get_running_loop())
         if accepted is None:  # nothing that was accepted here is known
             return await original(self, message, channel)
-        accepted.begin(channel)
+        accepted.begin(channel, message)
         try:
             await original(self, message, channel)
         finally:
-            accepted.end(channel)
+            accepted.end(channel, message)
 
     return process_message
 
@@ -232,9 +326,14 @@ def _here() -> Accepted:
     accepted = _loops.get(loop)
     if accepted is None:
         for other in [other for other in _loops if other.is_closed()]:
-            del _loops[other]
+            _loops.pop(other).give_up("stop")
         accepted = _loops[loop] = Accepted()
     return accepted
+
+
+def everywhere() -> list[Accepted]:
+    """Those of all loops; from any thread."""
+    return list(_loops.values())
 
 
 def in_process() -> dict[Any, int]:
@@ -277,12 +376,23 @@ def forget() -> None:
             loop.call_soon_threadsafe(accepted.forget)
 
 
+def after_fork() -> None:
+    """In a forked child: what has been accepted is the parent's."""
+    while _loops:
+        _, accepted = _loops.popitem()
+        accepted.give_up("fork")
+        _parents.append(accepted)
+
+
 def adopt() -> None:
-    """Keep alive what pools accepted before :func:`xoscar_idle.install`.
+    """Know the pools from before :func:`xoscar_idle.install`, and keep alive what they accepted.
 
     Whether a request is in process there is not known, so they are not closed when idle.
     """
     # Not isinstance: proxies among all these objects act when they are asked for their class.
-    for server in [o for o in gc.get_objects() if _BaseSocketServer in type(o).__mro__]:
+    kinds = [(each, type(each).__mro__) for each in gc.get_objects()]
+    for pool in [each for each, kind in kinds if AbstractActorPool in kind]:
+        hosted.add(pool)
+    for server in [each for each, kind in kinds if _BaseSocketServer in kind]:
         for channel in list(server._channels):
             transports.keep_alive(channel, config.current().keepalive)

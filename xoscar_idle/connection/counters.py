@@ -26,9 +26,10 @@ deadline, or after a probe; the other side, or an error, ended them; an operator
 owner was stopped; their event loop, or their thread, ended; they are a parent's and this is a
 forked child."""
 
-ACCEPTED_REASONS = ("idle", "peer", "error", "operator", "stop")
+ACCEPTED_REASONS = ("idle", "peer", "error", "operator", "stop", "fork")
 """Why accepted connections close: idle for ``server_idle_timeout``; the other side, or an error,
-ended them; an operator wanted it; their pool was stopped."""
+ended them; an operator wanted it; their pool was stopped, or xoscar is extended no more; they are a
+parent's and this is a forked child."""
 
 EVENTS = ("deadlines_missed", "resent", "lost", "probes", "probes_failed", "accepted")
 """What else is counted: calls without a reply at their deadline; sent once more, over another

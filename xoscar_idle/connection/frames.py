@@ -12,6 +12,7 @@ from typing import Any
 from xoscar.backends.communication.socket import SocketChannel
 
 from ..clock import Clock
+from ..logs import one_line
 
 MIN_RATE = 500.0
 """Bytes per second at which a frame has to come, on the whole, beyond its first timeout."""
@@ -27,6 +28,8 @@ class FrameReader(asyncio.StreamReader):
     """Those of them that were in frames that are whole."""
     last: float
     """When the last of them arrived."""
+    refused: str
+    """Why xoscar did not want what came; empty: it did."""
     began: float
     """When the first byte of the frame that is under way arrived."""
 
@@ -42,6 +45,11 @@ class FrameReader(asyncio.StreamReader):
         """A frame has been read; what is in the buffer is of the next one."""
         self.taken = self.arrived - len(self._buffer)  # type: ignore[attr-defined]
         self.began = self.last
+
+    def give_up(self, error: EOFError) -> None:
+        """xoscar reads no more, as at the end: be it that, or what came was no message."""
+        if not self._eof:  # type: ignore[attr-defined]
+            self.refused = one_line(error)
 
     @property
     def starving(self) -> bool:
@@ -75,7 +83,12 @@ class AcceptedChannel(SocketChannel):  # type: ignore[misc]  # xoscar is untyped
 
     async def recv(self) -> Any:
         """The next message."""
-        message = await SocketChannel.recv(self)
+        try:
+            message = await SocketChannel.recv(self)
+        except EOFError as error:
+            if type(self.reader) is FrameReader:
+                self.reader.give_up(error)
+            raise
         if type(self.reader) is FrameReader:
             self.reader.frame_ends()
         return message
@@ -89,7 +102,7 @@ def watch(channel: Any, clock: Clock) -> bool:
     # Python's transports and xoscar hold this very object, and have held it from the start.
     watched: Any = reader
     watched.__class__ = FrameReader
-    watched.clock = clock
+    watched.clock, watched.refused = clock, ""
     watched.last = watched.began = clock()
     watched.taken, watched.arrived = 0, len(watched._buffer)
     return True

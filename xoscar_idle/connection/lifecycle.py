@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 
 from .. import config
-from . import accepted, bounds, cap, history, preexisting, registry
+from . import accepted, bounds, cap, history, hosted, preexisting, registry
 from .caller import ActorCaller
 from .places import PLACES, RELIED_ON
 
@@ -50,6 +50,8 @@ def after_fork() -> None:
     cap.after_fork()
     bounds.after_fork()
     history.after_fork()
+    accepted.after_fork()
+    hosted.after_fork()
     registry.after_fork()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..patching import Place
-from . import accepted, deadlines, frames, leases, preexisting, registry, routing, streams
+from . import accepted, deadlines, frames, hosted, leases, preexisting, registry, routing, streams
 
 
 def _call(
@@ -125,6 +125,7 @@ PLACES = (
         accepted.process,
         ("self", "message", "channel"),
     ),
+    Place(_POOL, "__init__", "tells which pools are in the process", hosted.followed),
     Place(
         _SERVER,
         "channel_class",

@@ -11,6 +11,7 @@ from .. import config, patching
 from . import counters
 
 if TYPE_CHECKING:
+    from .accepted import Accepted, Served
     from .caller import ActorCaller
     from .client import CallerClient
 
@@ -41,6 +42,33 @@ class Statistics:
     """Time spent connecting, successfully or not."""
     cap_exceeded: int
     """Connects that went ahead over ``max_connections``, since all connections were in use."""
+    calls: int
+    """Calls whose reply has come; 0 with ``call_metrics="off"``."""
+    calls_seconds: float
+    """How long they waited for it, all together."""
+    deadlines_missed: int
+    """Calls without a reply at their deadline."""
+    resent: int
+    """Calls that were sent once more, over another connection or to a recovered pool."""
+    lost: int
+    """Calls whose connection ended while they waited for their reply."""
+    probes: int
+    """Peers asked for a sign of life."""
+    probes_failed: int
+    """Those of them that gave none."""
+    accepted_open: int
+    """Connections that pools of this process have accepted, and that are not closed: ``accepted``
+    less all ``accepted_closed``."""
+    accepted_active: int
+    """Those of them that have a request in process."""
+    accepted_idle: int
+    """Those of them that have none."""
+    requests_in_process: int
+    """Requests that came over them and are in process."""
+    accepted: int
+    """Connections accepted so far."""
+    accepted_closed: dict[str, int]
+    """Those of them that were closed, by reason: :data:`.counters.ACCEPTED_REASONS`."""
     in_force: bool
     """Whether xoscar is extended in this process; if not, nothing new is counted."""
     settings: config.Settings
@@ -55,7 +83,8 @@ class Statistics:
             f"{self.retired} retired; {self.connecting} connecting, "
             f"{self.requests_in_flight} requests in flight; "
             f"{self.opened} opened, closed: {closed}; "
-            f"{self.connects_failed} connects failed>"
+            f"{self.connects_failed} connects failed; {self.accepted_open} accepted, "
+            f"{self.requests_in_process} requests in process>"
         )
 
 
@@ -94,6 +123,37 @@ class ConnectionInfo:
         )
 
 
+@dataclass(frozen=True)
+class AcceptedInfo:
+    """One connection that a pool of this process has accepted. Times are in seconds."""
+
+    address: str
+    """The address at which it was accepted."""
+    peer: str
+    """The other side: ``host:port``, or ``pid 4711`` over a unix socket, as far as it is known."""
+    transport: str
+    """``socket`` or ``unixsocket``."""
+    thread: int
+    """The identifier of the thread that serves it."""
+    in_process: int
+    """Requests in process."""
+    requests: int
+    """Requests so far."""
+    age: float
+    """Since it was accepted."""
+    idle: float | None
+    """Since its last request ended; None while there is one in process."""
+    descriptor: int | None
+    """The number of its file descriptor, while it has one."""
+
+    def __repr__(self) -> str:
+        use = f"{self.in_process} in process" if self.idle is None else f"idle {self.idle:.1f}s"
+        return (
+            f"<Accepted by {self.address} from {self.peer}, {use}, {self.requests} requests, "
+            f"age {self.age:.1f}s, fd {self.descriptor}>"
+        )
+
+
 def callers() -> list[ActorCaller]:
     """All callers of this process, without importing xoscar where nothing has been connected."""
     if "xoscar_idle.connection.registry" not in sys.modules:
@@ -101,6 +161,15 @@ def callers() -> list[ActorCaller]:
     from . import registry
 
     return registry.everywhere()
+
+
+def serving() -> list[Accepted]:
+    """What accepts in this process, by loop, without importing xoscar where nothing does."""
+    if "xoscar_idle.connection.accepted" not in sys.modules:
+        return []
+    from . import accepted
+
+    return accepted.everywhere()
 
 
 def use(state: str, references: int) -> str:
@@ -114,7 +183,7 @@ def statistics() -> Statistics:
     """The connections of this process; from any thread, and whether or not it is active."""
     # Not above: it imports asyncio, and two threads of a program that import asyncio and xoscar for
     # the first time can meet Python's own import deadlock.
-    from . import cap
+    from . import cap, tally
 
     opened, closed, failed, seconds = counters.so_far()
     uses: Counter[str] = Counter()
@@ -124,6 +193,11 @@ def statistics() -> Statistics:
         for client in caller.connections():
             in_flight += client.in_flight
             uses[use(client.state.value, client.refs)] += 1
+    events = counters.events()
+    calls = tally.so_far().values()
+    accepted_closed = counters.accepted_closed()
+    served = [each for accepted in serving() for each in accepted.served()]
+    in_process = [len(each.requests) for each in served]
     return Statistics(
         open=opened - sum(closed.values()),
         active=uses["active"],
@@ -136,6 +210,19 @@ def statistics() -> Statistics:
         connects_failed=failed,
         connect_seconds=seconds,
         cap_exceeded=cap.process.exceeded,
+        calls=sum(each.count for each in calls),
+        calls_seconds=sum(each.seconds for each in calls),
+        deadlines_missed=events["deadlines_missed"],
+        resent=events["resent"],
+        lost=events["lost"],
+        probes=events["probes"],
+        probes_failed=events["probes_failed"],
+        accepted_open=events["accepted"] - sum(accepted_closed.values()),
+        accepted_active=sum(1 for n in in_process if n),
+        accepted_idle=sum(1 for n in in_process if not n),
+        requests_in_process=sum(in_process),
+        accepted=events["accepted"],
+        accepted_closed=accepted_closed,
         in_force=patching.is_active(),
         settings=config.current().without_secrets(),
         origins=config.origins(),
@@ -162,5 +249,30 @@ def _info(client: CallerClient) -> ConnectionInfo:
         calls=client.calls,
         age=now - client.opened,
         idle=None if since is None else now - since,
-        descriptor=transports.descriptor(client.client),
+        descriptor=transports.descriptor(client.client.channel),
+    )
+
+
+def accepted() -> list[AcceptedInfo]:
+    """A record of each connection that pools of this process have accepted, from any thread.
+
+    There are those of xoscar's sockets, TCP and unix, since it was extended.
+    """
+    return [_accepted(loop, each) for loop in serving() for each in loop.served()]
+
+
+def _accepted(loop: Accepted, served: Served) -> AcceptedInfo:
+    from . import transports
+
+    now, requests, address = loop.clock(), len(served.requests), served.channel.local_address
+    return AcceptedInfo(
+        address=address,
+        peer=served.peer,
+        transport=transports.transport(address),
+        thread=loop.thread,
+        in_process=requests,
+        requests=served.served,
+        age=now - served.opened,
+        idle=None if requests else now - served.idle_since,
+        descriptor=transports.descriptor(served.channel),
     )

@@ -11,7 +11,6 @@ from bisect import bisect_left
 from typing import Any
 
 from ..locks import process_lock
-from .deadlines import method_of
 
 BUCKETS = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
@@ -61,9 +60,12 @@ class Latencies:
 class Tally:
     """The calls of one caller, in one by method or all together."""
 
-    __slots__ = ("__weakref__", "all", "by_method", "methods")
+    __slots__ = ("__weakref__", "_method_of", "all", "by_method", "methods")
 
     def __init__(self) -> None:
+        from .deadlines import method_of  # it imports xoscar, which who reads may not have done
+
+        self._method_of = method_of
         self.all = Latencies()
         self.by_method = False
         self.methods: dict[str, Latencies] = {}
@@ -76,7 +78,7 @@ class Tally:
             self.all.add(seconds)
 
     def _of(self, message: Any) -> Latencies:
-        method = method_of(message) or f"({message.message_type.name})"
+        method = self._method_of(message) or f"({message.message_type.name})"
         found = self.methods.get(method)
         if found is None:
             method = method if _is_told_apart(method) else OTHERS

@@ -67,11 +67,11 @@ def holds_descriptor(route: str) -> bool:
     return transport(route) != "dummy"
 
 
-def descriptor(client: Client) -> int | None:
-    """The number of the file descriptor, where there is one and it is open."""
-    if not isinstance(client.channel, SocketChannel):
+def descriptor(channel: Any) -> int | None:
+    """The number of a connection's file descriptor, where there is one and it is open."""
+    if not isinstance(channel, SocketChannel):
         return None
-    sock = client.channel.writer.get_extra_info("socket")
+    sock = channel.writer.get_extra_info("socket")
     number: int = -1 if sock is None else sock.fileno()
     return number if number >= 0 else None
 

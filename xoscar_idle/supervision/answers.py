@@ -68,9 +68,15 @@ ALL = f"{PREFIX}pools"
 """The question for all sub-pools."""
 
 
+VERBS = ("pools", "events", "down", "info", "end", "recovered", "apply", "applied")
+"""With what the questions begin, behind the prefix."""
+
+
 def is_question(content: object) -> bool:
     """Whether it is one of ours, and not telemetry's."""
-    return isinstance(content, str) and content.startswith(PREFIX)
+    if not (isinstance(content, str) and content.startswith(PREFIX)):
+        return False
+    return content.removeprefix(PREFIX).partition(" ")[0] in VERBS
 
 
 async def answer(question: str) -> Any:

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ..patching import Place
-from . import beat, crash, ending, monitor, recovery, starting, witness
-
-
-def _followed(original: Callable[..., None]) -> Callable[..., None]:
-    return witness.follow(beat.follow(original))
-
+from . import beat, crash, ending, monitor, recovery, starting
 
 _SUB_POOL = "xoscar.backends.pool:SubActorPoolBase"
 _MAIN_POOL = "xoscar.backends.pool:MainActorPoolBase"
@@ -75,8 +68,8 @@ PLACES = (
     Place(
         _SUB_POOL,
         "__init__",
-        "tells whose event loop gives signs of life, and who the siblings are",
-        _followed,
+        "tells whose event loop gives signs of life",
+        beat.follow,
         (
             "self",
             "process_index",

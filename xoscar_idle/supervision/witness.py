@@ -11,19 +11,19 @@ import asyncio
 import json
 import logging
 import time
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import wraps
 from typing import Any
 
 from xoscar.backends.communication.socket import SocketClient, UnixSocketClient
 from xoscar.backends.message import ErrorMessage
+from xoscar.backends.pool import SubActorPoolBase
 from xoscar.backends.router import Router
 from xoscar.errors import ServerClosed
 from xoscar.utils import fix_all_zero_ip
 
+from ..connection import hosted
 from ..connection.client import CallerClient
 from ..connection.exchange import Exchange, ask, question_for_config, question_for_name
 from ..connection.losses import Spawn
@@ -265,30 +265,22 @@ async def _asked(main: str, question: str) -> Any:
 
 # -- siblings --------------------------------------------------------------------------------------
 
-_own: weakref.WeakSet[Any] = weakref.WeakSet()
 
-
-def follow(original: Callable[..., None]) -> Callable[..., None]:
-    """For ``__init__`` of xoscar's sub-pools: those of this process know their main pool."""
-
-    @wraps(original)
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        _own.add(self)
-
-    return init
+def _sub_pools() -> list[Any]:
+    """Those of this process: they know their main pool."""
+    return [each for each in hosted.pools() if isinstance(each, SubActorPoolBase)]
 
 
 def _own_name_for(main: str) -> str:
     """The address of the sub-pool of this process that belongs to that main pool."""
-    for pool in list(_own):
+    for pool in _sub_pools():
         if pool._main_address == main:
             return str(pool.external_address)
     return answers.NO_POOL
 
 
 def _main_of_siblings(address: str) -> str | None:
-    for pool in list(_own):
+    for pool in _sub_pools():
         if address in pool._config.get_external_addresses():
             main: str = pool._main_address
             return main

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import config
-from . import metrics, snapshot
+from . import metrics, questions, snapshot
 from .places import PLACES, RELIED_ON
 
 __all__ = ["NAME", "PLACES", "RELIED_ON", "after_fork", "apply", "start", "stop"]
@@ -14,6 +14,7 @@ NAME = "telemetry"
 def start() -> None:
     """Add the metrics to the program's, and answer who asks over the side channel."""
     metrics.arm()
+    questions.offer()
     snapshot.offer()
 
 

@@ -22,7 +22,7 @@ from xoscar.utils import fix_all_zero_ip
 
 from ..connection import addresses, exchange
 from ..logs import one_line
-from . import kernel, snapshot
+from . import kernel, questions, snapshot
 from .snapshot import BLOCKED, GONE, INACTIVE, NOT_ACTIVE, Snapshot, Unobservable, take
 
 logger = logging.getLogger("xoscar_idle")
@@ -51,12 +51,13 @@ def answer(original: Callable[[Any, Any], Coroutine[Any, Any, Any]]) -> Callable
 
     @functools.wraps(original)
     async def handle_control_command(self: Any, message: Any) -> Any:
-        if (
-            message.control_message_type == ControlMessageType.get_config
-            and message.content == QUESTION
-        ):
-            return ResultMessage(message.message_id, take().to_json(), protocol=message.protocol)
-        return await original(self, message)
+        told = None
+        if message.control_message_type == ControlMessageType.get_config:
+            is_ours = message.content == QUESTION
+            told = take().to_json() if is_ours else questions.answer(message.content)
+        if told is None:
+            return await original(self, message)
+        return ResultMessage(message.message_id, told, protocol=message.protocol)
 
     return handle_control_command
 

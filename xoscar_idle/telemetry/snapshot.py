@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from .. import descriptors, patching, side_channel
-from ..connection import statistics
+from ..connection import history, statistics
 
 QUESTION = "snapshot"
 """What the side channel is asked for one."""
@@ -85,11 +85,16 @@ def take() -> Snapshot:
     if patching.is_active():
         from xoscar.backends.router import Router
 
+        from ..connection import hosted
+
         told["address"] = getattr(Router.get_instance(), "external_address", None)
         told["statistics"] = dataclasses.asdict(statistics.statistics())
         told["connections"] = [dict(vars(each)) for each in statistics.connections()]
+        told["accepted"] = [dict(vars(each)) for each in statistics.accepted()]
+        told["pools"] = [dict(vars(each)) for each in hosted.names()]
     else:
         told["note"] = f"{NOT_ACTIVE} in it: {patching.why_inactive()}"
+        told["status"] = INACTIVE
     try:
         count = descriptors.count(psutil.Process())
     except (OSError, psutil.Error):  # counting takes one, and there may be none left
@@ -99,6 +104,7 @@ def take() -> Snapshot:
         command=" ".join(sys.orig_argv),
         descriptors=count,
         descriptor_limit=descriptors.limits()[0],
+        process=history.journal.name,
         **told,
     )
 
