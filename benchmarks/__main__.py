@@ -11,6 +11,7 @@ from .harness import progress, write_report
 SCENARIOS = (
     "descriptors",
     "calls",
+    "watching",
     "check",
     "lateness",
     "dead_endpoint",

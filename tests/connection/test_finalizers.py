@@ -32,7 +32,8 @@ def test_while_the_counts_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(counters, "dict", collecting, raising=False)
     assert ends(statistics.statistics)
-    assert counters._counters.closed["thread"] == 3, "by reason, of those that were accepted, and of all else"
+    # What is closed, and why; events; what was accepted and is closed, and why.
+    assert counters._counters.closed["thread"] == 3
 
 
 def test_while_somebody_to_make_room_is_looked_for() -> None:

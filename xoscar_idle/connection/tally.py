@@ -42,11 +42,6 @@ class Latencies:
         """How many there are."""
         return sum(self.classes)
 
-    def add(self, seconds: float) -> None:
-        """A reply has come after so long."""
-        self.classes[bisect_left(BUCKETS, seconds)] += 1
-        self.seconds += seconds
-
     def merge(self, other: Latencies) -> None:
         """Those of ``other``, too."""
         self.classes = [a + b for a, b in zip(self.classes, other.classes, strict=True)]
@@ -72,10 +67,9 @@ class Tally:
 
     def add(self, seconds: float, message: Any) -> None:
         """The reply to ``message`` has come after so long."""
-        if self.by_method:
-            self._of(message).add(seconds)
-        else:
-            self.all.add(seconds)
+        found = self._of(message) if self.by_method else self.all
+        found.classes[bisect_left(BUCKETS, seconds)] += 1
+        found.seconds += seconds
 
     def _of(self, message: Any) -> Latencies:
         method = self._method_of(message) or f"({message.message_type.name})"
