@@ -182,8 +182,7 @@ def _checks(told: dict[str, Any]) -> Iterator[Check]:
     yield _http(told["settings"])
     yield _descriptors()
     yield _keepalive(told.get("keepalive", config.Settings().keepalive))
-    for name, purpose in (("prometheus_client", "metrics"), ("rich", "colours in top")):
-        yield _extra(name, purpose)
+    yield _extra("prometheus_client", "metrics")
     if told["active"]:
         yield Check("active", OK, f"{WHERE} that imports xoscar")
     elif gate.wanted():
