@@ -26,6 +26,7 @@ from ..periodic import Periodic
 from . import counters, frames, history, hosted, transports
 from .age import AgeQueue
 from .deadlines import clear as clear_deadline
+from .exchange import is_question
 from .idle import IdleQueue, Lane
 
 logger = logging.getLogger("xoscar_idle")
@@ -37,7 +38,17 @@ _parents: list[Accepted] = []  # in a forked child: kept, since their destructor
 class Served:
     """One accepted connection. Times are those of its loop's clock, in seconds."""
 
-    __slots__ = ("channel", "idle_since", "lane", "opened", "peer", "requests", "served", "why")
+    __slots__ = (
+        "channel",
+        "idle_since",
+        "lane",
+        "noted",
+        "opened",
+        "peer",
+        "requests",
+        "served",
+        "why",
+    )
 
     def __init__(self, channel: Any, now: float) -> None:
         self.channel = channel
@@ -50,6 +61,9 @@ class Served:
         """Since when each message is in process, by its identity."""
         self.served = 0
         """Requests so far."""
+        self.noted = False
+        """Whether it is in the history: from its first request on, unless it is one of us who asks,
+        as often as somebody looks."""
         self.why: str | None = None
         """The reason for which it is closed, of :data:`.counters.ACCEPTED_REASONS`, if it is us who
         do."""
@@ -95,7 +109,6 @@ class Accepted(Periodic):
             self.thread = threading.get_ident()
             each = self._served[channel] = Served(channel, self.clock())
             counters.count("accepted")
-            history.note("accepted", each.peer)
             self._file(each)
             self.ensure_check()
 
@@ -118,6 +131,9 @@ class Accepted(Periodic):
                 if each.lane is not None:
                     each.lane.in_use(channel)
                 self._again.leave(channel)
+            if not each.served and not is_question(message):
+                each.noted = True
+                history.note("accepted", each.peer)
             each.served += 1
             each.requests[id(message)] = (self.clock(), message)
 
@@ -227,6 +243,8 @@ class Accepted(Periodic):
         del self._served[each.channel]
         self._unfile(each)
         counters.count_accepted_close(why)
+        if each.served and not each.noted:
+            return
         told = f"{why}, after {self.clock() - each.opened:.1f} s and {each.served} requests"
         if each.requests:
             told += f", {len(each.requests)} of them in process"

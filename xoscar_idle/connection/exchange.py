@@ -32,6 +32,12 @@ def question_for_config(name: str, content: str | None) -> ControlMessage:
     return ControlMessage(new_message_id(), name, ControlMessageType.get_config, content)
 
 
+def is_question(message: Any) -> bool:
+    """Whether it is with what an :class:`Exchange` begins."""
+    actor = getattr(message, "actor_ref", None)
+    return actor is not None and bool(actor.uid == NOBODY)
+
+
 async def ask(router: Any, route: str, content: str | None, timeout: float | None = None) -> Any:
     """The answer to one question for the configuration; see :class:`Exchange`."""
     async with Exchange(router, route, timeout) as exchange:
