@@ -174,6 +174,20 @@ def test_threads_that_have_gone_leave_their_counts_and_nothing_else() -> None:
     assert len(tally._tallies) <= 2
 
 
+def test_several_callers_are_one_process() -> None:
+    config.use(config.Settings(idle_timeout=0))
+
+    async def main(caller: Any, network: Network) -> None:
+        await call(caller, network, message(), 1)
+        second = ActorCaller(clock=asyncio.get_running_loop().time)
+        await call(second, Network(), message(), 1)
+        await call(caller, network, message(), 1)
+        await second.stop()
+
+    run(main)
+    assert counted() == {ALL: (3, 3)}
+
+
 def test_it_is_read_while_calls_are_made() -> None:
     """From another thread; nothing is lost, and nothing fails."""
     config.use(config.Settings(idle_timeout=0, call_metrics="method"))

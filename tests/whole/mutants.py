@@ -375,6 +375,38 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
             "connection/frames.py", "            self.reader.frame_ends()\n", "            pass\n"
         ),
     ),
+    "an accepted connection is told to have been closed by its peer, whoever did": (
+        Edit("connection/accepted.py", "each.why or why,", "why,"),
+    ),
+    "an accepted connection is in the history of who is only looked at": (
+        Edit("connection/accepted.py", " and not is_question(message)", ""),
+    ),
+    "an accepted connection is busy for ever": (
+        Edit(
+            "connection/accepted.py",
+            "each.requests.pop(id(message), None) is None",
+            "each.requests.get(id(message)) is None",
+        ),
+    ),
+    "an accepted connection is counted by a child, too": (
+        Edit("connection/accepted.py", '        accepted.give_up("fork")\n', ""),
+    ),
+    "tally: what threads have counted goes with them": (
+        Edit("connection/tally.py", "            each[1].merge_into(_gone)\n", ""),
+    ),
+    "tally: all methods are told apart": (
+        Edit("connection/tally.py", "or len(_methods) < MOST_METHODS", "or True"),
+    ),
+    "tally: a caller that is there is taken for gone": (
+        Edit(
+            "connection/tally.py",
+            "if each[0]() is None]:\n            _tallies.remove(each)",
+            "]:\n            _tallies.remove(each)",
+        ),
+    ),
+    "tally: what we ask ourselves is a call": (
+        Edit("connection/client.py", "0.0 if ours else self._owner.clock()", "self._owner.clock()"),
+    ),
     "a probe fails requests that are younger than it": (
         Edit(
             "connection/client.py",
@@ -620,6 +652,7 @@ NEED = {
     "another loop ": OTHER_LOOP,
     "a deadline ": ("tests/connection/test_deadlines.py",),
     "an accepted ": ("tests/connection/test_accepted.py",),
+    "tally: ": ("tests/connection/test_tally.py",),
     "a probe ": ("tests/connection/test_probe.py",),
     "holding: ": ("tests/connection/test_holding.py",),
     "a generator ": ("tests/connection/test_streams.py",),
