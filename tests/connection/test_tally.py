@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from xoscar.backends.message import SendMessage, new_message_id
+from xoscar.backends.message import ForwardMessage, SendMessage, new_message_id
 from xoscar.core import create_actor_ref
 from xoscar.errors import ServerClosed
 
 from xoscar_idle import config
-from xoscar_idle.connection import counters, tally
+from xoscar_idle.connection import counters, deadlines, tally
 from xoscar_idle.connection.caller import ActorCaller
 from xoscar_idle.connection.tally import ALL, BUCKETS, MOST_METHODS, OTHERS
 
@@ -87,6 +87,19 @@ def test_each_call_is_counted_as_is_asked_for(mode: str) -> None:
             "method": {"load": (1, 0.5), "generate": (2, 6), "(control)": (1, 1)},
         }[mode]
     )
+
+
+def test_a_call_through_a_proxy_is_one_of_its_method() -> None:
+    config.use(config.Settings(idle_timeout=0, call_metrics="method"))
+    within = calling("generate")
+    forwarded = ForwardMessage(new_message_id(), "far:1", within)
+
+    async def main(caller: Any, network: Network) -> None:
+        await call(caller, network, forwarded, 1)
+
+    run(main)
+    assert counted() == {"generate": (1, 1)}
+    assert deadlines.describe(forwarded) == deadlines.describe(within)
 
 
 def test_the_classes_are_those_of_their_bounds() -> None:

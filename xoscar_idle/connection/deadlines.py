@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from xoscar.backends.message import MessageType
+from xoscar.backends.message import ForwardMessage, MessageType
 
 from .. import config, patching, values
 from . import counters, history
@@ -225,6 +225,7 @@ def clear() -> None:
 
 def describe(message: Any) -> str:
     """The method and the actor that a message calls, or else what it is."""
+    message = _within(message)
     actor, method = getattr(message, "actor_ref", None), method_of(message)
     if actor is not None and method is not None:
         return f"{method}() of actor {actor_name(actor.uid)}"
@@ -233,9 +234,14 @@ def describe(message: Any) -> str:
     return f"{message.message_type.name}"
 
 
+def _within(message: Any) -> Any:
+    """What a proxy is to send on; else the message itself."""
+    return message.raw_message if isinstance(message, ForwardMessage) else message
+
+
 def method_of(message: Any) -> str | None:
     """The name of the actor's method that it calls; None: it calls none."""
-    content = getattr(message, "content", None)
+    content = getattr(_within(message), "content", None)
     # xoscar sends (method, kind of call, arguments, keyword arguments).
     method = content[0] if isinstance(content, tuple) and content else None
     return method if isinstance(method, str) else None
