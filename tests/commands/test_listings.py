@@ -189,7 +189,9 @@ def test_connections_are_added_up_by_peer() -> None:
     rows = cells(PEERS, *shown)
     assert [each["PEER"] for each in rows] == [MAIN, f"{SUB} (3 #1 gpu: a)"]
     (row,) = cells(PEERS, shown[1])
-    assert (row["OPEN"], row["REQS"], row["CALLS"]) == ("1", "-", "-"), "the kernel does not know"
+    assert list(row.values())[2:] == ["1", "-", "-", "-", "-", "-"], "the kernel does not know"
+    (row,) = cells(PEERS, shown[0], shown[1])[:1]
+    assert [row[each] for each in ("OPEN", "ACTIVE", "IDLE")] == ["3", "1", "1"], "of those it does"
 
 
 # Rows
@@ -202,6 +204,14 @@ def test_accepted_connections() -> None:
         ["1", "10.0.0.7:51234", SUB, "active", "2", "5", "1m00s", "-", "9"],
         ["1", "10.0.0.6:50000", SUB, "idle", "0", "5", "1m00s", "3.0s", "9"],
     ]
+
+
+def test_a_unix_socket_is_known_by_the_address_of_its_pool() -> None:
+    here = pool(SUB, 1, here=True, route="unixsocket:///7")
+    at = {"peer": "pid 4", "transport": "unixsocket"}
+    known, unknown = ({**at, "address": f"unixsocket:///{n}"} for n in (7, 8))
+    rows = cells(ACCEPTED, process(3, here, accepted=[known, unknown]))
+    assert [each["TO"] for each in rows] == [SUB, "unixsocket:///8"]
 
 
 def test_states_of_what_is_in_use_come_first() -> None:

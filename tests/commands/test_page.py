@@ -206,6 +206,47 @@ def test_notes_name_their_process(one: Snapshot, text: str | None) -> None:
     assert list(drawn([one]).notes) == [one.note if text is None else text]
 
 
+LONG = Snapshot(7, address="10.0.0.1:5", note="x" * 70 + " stopped: SIGCONT lets it go on")
+
+
+def test_what_is_too_long_takes_several_lines_if_there_is_room() -> None:
+    shown = [LONG, *(Snapshot(8, status=f"unlike-{n}") for n in range(10))]
+    text = drawn(shown, width=80).plain(80)
+    assert max(map(len, text.splitlines())) <= 80
+    words = " ".join(text.split())
+    assert "unlike-9), no connections PID" in words, "the title"
+    assert words.endswith("SIGCONT lets it go on")
+    assert f"\n    {LONG.note.split()[1]}" in text, "indented"
+    for height, lines in ((24, 3), (6, 1)):  # a third of the height is for notes
+        page = drawn([LONG], height, width=60)
+        assert len(page.notes) == lines
+        assert len(page.plain(60).splitlines()) <= height
+
+
+def test_details_fit_a_terminal() -> None:
+    lines = details(LONG, 60).splitlines()
+    assert max(map(len, lines)) <= 60
+    assert lines[-1].startswith(" " * 15)
+    assert f"  note         {LONG.note}" in details(LONG).splitlines(), "for what reads it"
+
+
+def test_a_label_matters_more_than_what_can_be_spared() -> None:
+    at = "10.201.1.2:9100"
+    name = {"address": at, "here": True, "index": 0, "label": "gpu-0", "actors": ["model"]}
+    times = {"age": 3720.0, "idle": 3720.0, "descriptor": 12345}
+    connection = {**CONNECTION, "route": at, "state": "established", "calls": 12345, **times}
+    shown = [Snapshot(12345, connections=[connection], pools=[name])]
+    for view, spared in (("connections", "FD"), ("peers", "RETIRED")):
+        *_, header, row = drawn(shown, view=View(view)).plain(80).splitlines()
+        assert spared not in header
+        assert f"{at} (12345 #0 gpu-0" in row
+    by_pid = {"peer": "pid 7", "address": "a:1", "descriptor": 12}
+    shown = [Snapshot(7, "python " + "x" * 100), Snapshot(8, accepted=[by_pid])]
+    *_, header, row = drawn(shown, view=View("accepted")).plain(80).splitlines()
+    assert "pid 7 (python xxx" in row
+    assert "REQUESTS" in header, "a command line has no end"
+
+
 def test_a_command_does_nothing_to_the_terminal() -> None:
     shown = Snapshot(1, "python -c import x\n\n\x1b[2Jy()")
     (_, _, _, row) = drawn([shown]).plain(160).splitlines()

@@ -378,6 +378,7 @@ def test_ctrl_c_while_nobody_answers() -> None:
         terminal(80, "top", f"127.0.0.1:{listener.getsockname()[1]}") as shown,
     ):
         connection, _ = listener.accept()
+        shown.wait_for("^xoscar-idle: some have not answered yet$")
         assert shown.press(b"\x03") == 0
         connection.close()
     assert "Traceback" not in shown.output

@@ -1,8 +1,8 @@
 """A NAT that forgets: three network namespaces, client, NAT and server, and what runs in them.
 
 The NAT is Linux's own: nftables masquerades what the client sends, conntrack forgets a session
-after some seconds of silence, and packets of no known session vanish without a word. Nothing
-outside the namespaces is touched. Needs root, and Debian's ``nftables`` and ``iproute2``.
+after some seconds of silence, and packets of no known session vanish without a word. It needs
+Debian's ``nftables`` beside what namespaces need.
 """
 
 from __future__ import annotations
@@ -11,12 +11,9 @@ import asyncio
 import contextlib
 import ctypes
 import functools
-import itertools
 import json
 import os
 import random
-import shutil
-import signal
 import socket
 import struct
 import subprocess
@@ -32,10 +29,9 @@ from xoscar.errors import ServerClosed
 from xoscar.serialization import serialize
 
 from .hosting import Worker, sockets, worker
-from .processes import run, started
+from .namespaces import Namespaces, namespaces
+from .namespaces import unavailable as namespaces_unavailable
 
-NAMESPACES = Path("/var/run/netns")
-PREFIX = "xoscar-idle-nat"
 CLIENT, SERVER = "10.200.1.2", "10.200.2.2"
 
 # Only a handshake from the client's side makes a session. The input chain is for the server's
@@ -64,54 +60,22 @@ echo 0 > netfilter/nf_conntrack_tcp_loose
 echo 1 > ipv4/ip_forward
 """
 
-_numbers = itertools.count()
-
 
 class Nat:
     """The namespaces of :func:`nat`."""
 
     server_address = SERVER
 
-    def __init__(self, remember: int) -> None:
-        own = f"{PREFIX}-{os.getpid()}-{next(_numbers)}"
-        self._names = {where: f"{own}-{where}" for where in ("client", "nat", "server")}
-        self._processes = contextlib.ExitStack()
-        try:
-            self._build(remember)
-            self._conntrack = _conntrack(NAMESPACES / self._names["nat"])
-        except BaseException:
-            self._remove()
-            raise
-
-    def _build(self, remember: int) -> None:
-        for name in self._names.values():
-            _do("ip", "netns", "add", name)
-            _do("ip", "-n", name, "link", "set", "lo", "up")
-        for where, address, gateway in (
-            ("client", CLIENT, "10.200.1.1"),
-            ("server", SERVER, "10.200.2.1"),
-        ):
-            mine, nat = self._names[where], self._names["nat"]
-            # Made where they belong: no interface appears in the host's namespace.
-            pair = f"link add nat netns {mine} type veth peer name {where} netns {nat}"
-            _do("ip", *pair.split())
-            _do("ip", "-n", mine, "address", "add", f"{address}/24", "dev", "nat")
-            _do("ip", "-n", nat, "address", "add", f"{gateway}/24", "dev", where)
-            _do("ip", "-n", mine, "link", "set", "nat", "up")
-            _do("ip", "-n", nat, "link", "set", where, "up")
-        _do("ip", "-n", self._names["client"], "route", "add", "default", "via", "10.200.1.1")
-        # The rules first: they are what brings conntrack and its settings up.
-        _do("ip", "netns", "exec", self._names["nat"], "nft", "-f", "-", text=RULES)
-        script = FORGET.format(remember=remember)
-        _do("ip", "netns", "exec", self._names["nat"], "sh", "-e", text=script)
+    def __init__(self, where: Namespaces, conntrack: socket.socket) -> None:
+        self._where = where
+        self._conntrack = conntrack
 
     def run(self, where: str, argv: list[str], **popen: Any) -> subprocess.Popen[str]:
         """Start a process in the namespace of the ``client`` or the ``server``.
 
         It ends with the NAT; its pid is that of the program, ``ip netns exec`` being no parent.
         """
-        command = ("ip", "netns", "exec", self._names[where], *argv)
-        return self._processes.enter_context(started(*command, **popen))
+        return self._where.run(where, argv, **popen)
 
     def flush(self) -> None:
         """Forget all sessions at once."""
@@ -121,68 +85,32 @@ class Nat:
         """How many sessions the NAT knows. Only TCP gets through it."""
         return sum(kind == _CT_NEW for kind in _ask(self._conntrack, _CT_GET, _DUMP))
 
-    def close(self) -> None:
-        """End what runs in the namespaces, and remove them."""
-        self._processes.close()
-        self._conntrack.close()
-        self._remove()
-
-    def _remove(self) -> None:
-        for name in self._names.values():
-            if (NAMESPACES / name).exists():
-                _remove(name)
-
 
 @contextlib.contextmanager
 def nat(remember: int) -> Iterator[Nat]:
     """A NAT that forgets a session after ``remember`` seconds of silence; whole seconds."""
-    _sweep()
-    made = Nat(remember)
-    try:
-        yield made
-    finally:
-        made.close()
+    with namespaces("client", "nat", "server") as where:
+        where.join("client", "nat", [f"{CLIENT}/24"], ["10.200.1.1/24"])
+        where.join("server", "nat", [f"{SERVER}/24"], ["10.200.2.1/24"])
+        where.route("client", "10.200.1.1")
+        # The rules first: they are what brings conntrack and its settings up.
+        where.do("nat", "nft", "-f", "-", text=RULES)
+        where.do("nat", "sh", "-e", text=FORGET.format(remember=remember))
+        with _conntrack(where.path("nat")) as conntrack:
+            yield Nat(where, conntrack)
 
 
 @functools.cache
 def unavailable() -> str | None:
     """Why there can be no NAT here; None if there can."""
-    if sys.platform != "linux":
-        return "network namespaces are Linux's"
-    if os.geteuid() != 0:
-        return "network namespaces need root"
-    for tool in ("ip", "nft"):
-        if shutil.which(tool) is None:
-            return f"there is no command {tool!r}"
+    if reason := namespaces_unavailable("nft"):
+        return reason
     try:
         with nat(1) as tried:
             tried.sessions()
     except (OSError, RuntimeError) as error:
         return f"no NAT can be made: {error}"
     return None
-
-
-def _do(*command: str, text: str = "") -> str:
-    done = run(*command, input=text, status=None)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
-    return done.stdout
-
-
-def _remove(name: str) -> None:
-    for pid in _do("ip", "netns", "pids", name).split():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(pid), signal.SIGKILL)
-    _do("ip", "netns", "delete", name)
-
-
-def _sweep() -> None:
-    """Remove what test processes that were killed have left."""
-    for path in NAMESPACES.glob(f"{PREFIX}-*"):
-        pid = path.name.removeprefix(PREFIX).split("-")[1]
-        if not Path("/proc", pid).exists():
-            with contextlib.suppress(RuntimeError):  # another process sweeps, too
-                _remove(path.name)
 
 
 # Conntrack's table is reached by netlink (linux/netfilter/nfnetlink_conntrack.h); the command that

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,19 +10,22 @@ from ..telemetry.snapshot import ACTIVE, Snapshot
 from .figures import by_reason, figure, total
 from .listings import descriptors
 from .names import of_pools
-from .tables import cell, name_of, printable
+from .tables import cell, hanging, name_of, printable
 
 WIDTH = 13
 """Of what a line is about."""
 
+INDENT = " " * (2 + WIDTH)
+"""Of what is behind the first line, where there is no room for it."""
 
-def details(one: Snapshot) -> str:
+
+def details(one: Snapshot, width: int = sys.maxsize) -> str:
     """As lines, the first of which names the process."""
     name = f"process {name_of(one.pid, one.address)}"
     command = printable(one.command)
     lines = [f"{name}: {command}" if command else name]
     lines += [f"  {about:{WIDTH}}{printable(text)}" for about, text in _told(one)]
-    return "\n".join(lines)
+    return "\n".join(each for line in lines for each in hanging(line, width, INDENT))
 
 
 def _told(one: Snapshot) -> Iterator[tuple[str, str]]:

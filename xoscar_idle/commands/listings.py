@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +50,8 @@ class Connection:
     told: dict[str, Any]
     peer: Name | None
     """Who is at the other side, if it is known."""
+    own: str = ""
+    """The address at which it was accepted."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Listing:
     """What the rows are about, in the order in which they are listed by default."""
     wide: int
     """The number of the column that takes what room is left: it begins with an address."""
+    named: bool = True
+    """Whether columns that can be spared are left out for a name behind it, too."""
 
     @property
     def headers(self) -> list[str]:
@@ -175,11 +179,14 @@ def _accepted(seen: Seen) -> list[Connection]:
     def order(connection: dict[str, Any]) -> tuple[str, str]:
         return accepted_state(connection), str(connection.get("peer"))
 
-    return [
-        Connection(one.pid, each, seen.names.get(str(each.get("peer"))))
-        for one in seen.snapshots
-        for each in sorted(one.accepted, key=order)
-    ]
+    def of(one: Snapshot) -> Iterator[Connection]:
+        # A unix socket is known by a number, and its pool by its address.
+        known = {pool.get("route"): pool.get("address") for pool in one.pools if pool.get("here")}
+        for each in sorted(one.accepted, key=order):
+            at, peer = each.get("address"), seen.names.get(str(each.get("peer")))
+            yield Connection(one.pid, each, peer, str(known.get(at) or at or ""))
+
+    return [row for one in seen.snapshots for row in of(one)]
 
 
 PROCESSES = Listing(
@@ -202,6 +209,7 @@ PROCESSES = Listing(
     ),
     _processes,
     wide=1,
+    named=False,
 )
 """A row is about a :class:`Process`."""
 
@@ -241,7 +249,7 @@ ACCEPTED = Listing(
     (
         _number("PID", lambda about: about.pid),
         Column("PEER", _from, text=True),
-        Column("TO", lambda about: str(about.told.get("address") or "-"), text=True, spare=4),
+        Column("TO", lambda about: about.own or "-", text=True, spare=4),
         Column("STATE", lambda about: accepted_state(about.told), text=True),
         _told("REQS", "in_process"),
         _told("REQUESTS", "requests", spare=3),

@@ -10,6 +10,9 @@ from typing import Any
 from .listings import Listing, Seen
 from .tables import Column, Table, printable, row
 
+MOST_NEEDED = 36
+"""Characters of an address and a label for which columns are left out."""
+
 
 @dataclass(frozen=True)
 class Sort:
@@ -56,7 +59,8 @@ class Arranged:
     def table(self, first: int, end: int) -> Table:
         """Some of them, without what can be spared on a narrow terminal."""
         columns, wide = self.listing.columns, self.listing.wide
-        needed = max((len(_address(each[wide])) for each in self.rows), default=8)
+        named = self.listing.named
+        needed = max((_needed(each[wide], named) for each in self.rows), default=8)
         table = Table(columns, self.rows[first:end], needed, wide)
         if self.sort is None:
             return table
@@ -65,10 +69,16 @@ class Arranged:
         return replace(table, marked=marked, mark="▼" if falls != self.sort.reversed else "▲")
 
 
-def _address(text: str) -> str:
-    """What a cell begins with, and is not to be clipped."""
-    found = re.match(r"pid [0-9]+|\S*", text)
-    return found[0] if found else ""
+def _needed(text: str, named: bool) -> int:
+    """How much of a cell is not to be clipped.
+
+    That is the address with which it begins; of one that is ``named`` also the label of whose it
+    is, up to its actors.
+    """
+    found = re.match(r"(pid [0-9]+|\S*)( \([^:()]*.)?", text)
+    assert found is not None  # it matches nothing, too
+    address = len(found[1])
+    return max(address, min(len(found[0]), MOST_NEEDED)) if named else address
 
 
 def arranged(listing: Listing, seen: Seen, sort: Sort | None = None, text: str = "") -> Arranged:

@@ -11,11 +11,14 @@ from ..telemetry.snapshot import ACTIVE, Snapshot
 from . import peers
 from .listings import PEERS, VIEWS, Seen, accepted_state
 from .ordering import Arranged, arranged
-from .tables import Table, clipped, counted, cut, name_of, printable
+from .tables import Table, clipped, counted, cut, hanging, name_of, printable
 from .view import HELP, HINT, View
 
 TITLE, HEADER, ROW, NOTE, FOOT = "title", "header", "row", "note", "foot"
 """What a line is."""
+
+INDENT = "    "
+"""Of all but the first line of what takes several."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Page:
 
     def lines(self, width: int) -> list[tuple[str, str]]:
         """Its lines, and what each of them is."""
-        blocks = [[(TITLE, clipped(self.title, width))]]
+        blocks = [[(TITLE, clipped(each, width)) for each in self.title.splitlines()]]
         for each in self.tables:
             header, *rows = each.plain(width)
             blocks.append([(HEADER, header), *((ROW, line) for line in rows)])
@@ -55,6 +58,7 @@ def page(
     when: str = "",
     complaint: str = "",
     keys: bool = False,
+    width: int | None = None,
 ) -> Page:
     """What there is to show: as many rows as fit on ``height`` lines; None: all.
 
@@ -64,6 +68,8 @@ def page(
         What is wrong besides.
     keys
         Whether there are any: then the last line says what they do.
+    width
+        How many characters fit on a line: what is longer takes several, if there is room.
     """
     if view.help:
         return Page("keys", notes=HELP.splitlines(), first=view.first, room=view.room)
@@ -76,6 +82,10 @@ def page(
     hint = HINT if keys else ""
     foot = f"/{printable(view.filter)}_" if view.typing else hint
     first = 0
+    if width is not None:
+        whole = [line for each in notes for line in hanging(each, width, INDENT)]
+        notes = whole if height is None or len(whole) <= height // 3 else notes
+        title = "\n".join(hanging(title, width, INDENT)) if height is None else title
     if height is not None:
         notes = _some(notes, max(1, height // 3))
         # Title and, of each table, a blank line and the headers.

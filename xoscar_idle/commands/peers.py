@@ -11,6 +11,9 @@ from ..telemetry.snapshot import Snapshot
 from .figures import figure
 from .names import Name, Names
 
+ESTABLISHED = "established"
+"""The state of a connection where the kernel was asked, which does not know its use."""
+
 
 @dataclass
 class Peer:
@@ -23,13 +26,14 @@ class Peer:
     """How many hold a connection to it."""
     open: int = 0
     """Connections that are neither closed nor being closed, be they active, idle or retired."""
-    active: int = 0
-    idle: int = 0
-    retired: int = 0
+    active: int | None = None
+    """So many of them; None, here and below: none of the processes tells."""
+    idle: int | None = None
+    retired: int | None = None
     requests_in_flight: int | None = None
-    """Requests that wait for their reply; None: none of the processes tells."""
+    """Requests that wait for their reply."""
     calls: int | None = None
-    """Requests so far, over the connections that there are; None: none of the processes tells."""
+    """Requests so far, over the connections that there are."""
 
     def to_dict(self) -> dict[str, Any]:
         """In values that JSON has."""
@@ -56,9 +60,10 @@ def peers(snapshots: Sequence[Snapshot], names: Names) -> list[Peer]:
 def _add(peer: Peer, connection: dict[str, Any]) -> None:
     told = state(connection)
     peer.open += 1
-    peer.active += told == "active"
-    peer.idle += told == "idle"
-    peer.retired += told == "retired"
+    if told != ESTABLISHED:
+        peer.active = (peer.active or 0) + (told == "active")
+        peer.idle = (peer.idle or 0) + (told == "idle")
+        peer.retired = (peer.retired or 0) + (told == "retired")
     peer.requests_in_flight = _sum(peer.requests_in_flight, figure(connection, "in_flight"))
     peer.calls = _sum(peer.calls, figure(connection, "calls"))
 

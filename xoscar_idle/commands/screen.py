@@ -21,7 +21,7 @@ STYLES = {TITLE: "bold", HEADER: "bold", FOOT: "dim"}
 STATES = {
     r"\bactive\b": "green",
     r"\bidle\b": "cyan",
-    r"\b(retired|closing)\b": "yellow",
+    r"\b(retired|closing|inactive)\b": "yellow",
     r"\b(blocked|gone|foreign)\b": "red",
 }
 """How what matches in a row is shown."""
@@ -29,6 +29,9 @@ STATES = {
 
 class Screen(Protocol):
     """Where pages are drawn."""
+
+    def width(self) -> int:
+        """How many characters fit on a line."""
 
     def height(self) -> int | None:
         """How many lines fit; None: any number."""
@@ -40,13 +43,17 @@ class Screen(Protocol):
 class Pages:
     """What has no screen: plain text, without escape codes."""
 
+    def width(self) -> int:
+        """That of a terminal, wherever it is shown in the end."""
+        return columns()
+
     def height(self) -> int | None:
         """There is no end."""
         return None
 
     def draw(self, page: Page) -> None:
         """Behind the one before."""
-        click.echo(f"{page.plain(_columns())}\n")
+        click.echo(f"{page.plain(columns())}\n")
 
 
 class Terminal:
@@ -55,13 +62,17 @@ class Terminal:
     def __init__(self, live: Live) -> None:
         self._live = live
 
+    def width(self) -> int:
+        """As wide as it is now."""
+        return columns()
+
     def height(self) -> int | None:
         """As high as it is now."""
         return shutil.get_terminal_size().lines
 
     def draw(self, page: Page) -> None:
         """In place of the one before."""
-        lines = page.lines(_columns())[: self.height()]
+        lines = page.lines(columns())[: self.height()]
         text = Text("\n", no_wrap=True).join(_styled(*each) for each in lines)
         self._live.update(text, refresh=True)
 
@@ -74,7 +85,8 @@ def _styled(kind: str, line: str) -> Text:
     return text
 
 
-def _columns() -> int:
+def columns() -> int:
+    """The width of the terminal; where there is none, what is usual."""
     return shutil.get_terminal_size().columns
 
 

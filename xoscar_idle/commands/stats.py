@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from ..telemetry.snapshot import BLOCKED, MISSING, Snapshot
+from ..telemetry.snapshot import BLOCKED, INACTIVE, MISSING, Snapshot
 from ..telemetry.targets import Target, exit_status, look, nobody
 from .details import details
 from .interrupting import until_interrupted
@@ -44,7 +45,7 @@ async def _show(
             told = _peers(snapshots) if by_peer else [vars(each) for each in snapshots]
             click.echo(json.dumps(told, indent=2 if watch is None else None))
         elif snapshots:
-            text = _table(snapshots) if by_peer else "\n\n".join(map(details, snapshots))
+            text = _table(snapshots) if by_peer else _text(snapshots)
             click.echo(text if watch is None else f"{time.strftime('%X')}\n{text}\n")
         for each in complaints:
             if each not in complained:
@@ -59,12 +60,18 @@ def _complaints(snapshots: Sequence[Snapshot], by_peer: bool) -> list[str]:
     """What is wrong and not told otherwise."""
     if not snapshots:
         return [nobody()]
-    silent = (BLOCKED, *MISSING) if by_peer else ()
+    silent = (BLOCKED, INACTIVE, *MISSING) if by_peer else ()
     return [note(each) for each in snapshots if each.status in silent]
 
 
 def _peers(snapshots: Sequence[Snapshot]) -> list[dict[str, Any]]:
     return [each.to_dict() for each in peers(snapshots, names(snapshots))]
+
+
+def _text(snapshots: Sequence[Snapshot]) -> str:
+    """Fit for a terminal; what a program reads has no other lines than ours."""
+    width = shutil.get_terminal_size((0, 0)).columns or sys.maxsize
+    return "\n\n".join(details(each, width) for each in snapshots)
 
 
 def _table(snapshots: Sequence[Snapshot]) -> str:

@@ -116,6 +116,11 @@ def paragraphs(text: str, width: int, indent: str = "") -> list[str]:
     return lines
 
 
+def hanging(text: str, width: int, indent: str) -> list[str]:
+    """``text``, which is printable, on as many lines as it takes, all but the first indented."""
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)
+
+
 def _harmless(line: str) -> str:
     if line.isprintable():
         return line

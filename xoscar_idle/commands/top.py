@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import signal
+import sys
 import time
 from collections.abc import Sequence
 
@@ -20,6 +20,9 @@ from .page import note, page
 from .rates import Look
 from .screen import Screen
 from .view import View
+
+PATIENCE = 1.0
+"""Seconds after which it is said that there is nothing to show yet."""
 
 
 def top(
@@ -53,16 +56,17 @@ def top(
 
 
 async def _once(targets: Sequence[Target], view: View) -> int:
-    seen = Seen.of(await _look(targets))
+    seen = Seen.of(await _first_look(targets))
     if not seen.snapshots:
         click.echo(f"xoscar-idle: {nobody()}", err=True)
         return 1
-    click.echo(page(seen, view).plain(shutil.get_terminal_size().columns))
+    width = screen.columns()
+    click.echo(page(seen, view, width=width).plain(width))
     return exit_status(seen.snapshots)
 
 
 async def _live(targets: Sequence[Target], view: View, interval: float) -> int:
-    now = await _look(targets)
+    now = await _first_look(targets)
     if targets and all(each.status in MISSING for each in now.snapshots):
         for each in now.snapshots:
             click.echo(f"xoscar-idle: {note(each)}", err=True)
@@ -74,6 +78,18 @@ async def _live(targets: Sequence[Target], view: View, interval: float) -> int:
                 shown.draw()
                 await asyncio.sleep(interval)
                 shown.look(await _look(targets))
+
+
+async def _first_look(targets: Sequence[Target]) -> Look:
+    """While it lasts there is nothing to show, so that is said."""
+    looking = asyncio.ensure_future(_look(targets))
+    try:
+        await asyncio.wait([looking], timeout=PATIENCE)
+        if not looking.done() and sys.stderr.isatty():
+            click.echo("xoscar-idle: some have not answered yet", err=True)
+        return await looking
+    finally:
+        looking.cancel()
 
 
 async def _look(targets: Sequence[Target]) -> Look:
@@ -105,9 +121,9 @@ class _Shown:
 
     def draw(self) -> None:
         """On a screen with the time: a page that stands still is seen to be alive."""
-        height = self._screen.height()
+        width, height = self._screen.width(), self._screen.height()
         when = "" if height is None else time.strftime("%X")
         complaint = "" if self._seen.snapshots else nobody()
-        drawn = page(self._seen, self._view, height, when, complaint, self.has_keys)
+        drawn = page(self._seen, self._view, height, when, complaint, self.has_keys, width)
         self._view = self._view.at(drawn.first, drawn.room)
         self._screen.draw(drawn)
