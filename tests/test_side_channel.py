@@ -411,6 +411,106 @@ def test_a_question_in_pieces(place: Path, asked: list[str]) -> None:
     assert asked == ["told"]
 
 
+def test_one_that_ends_its_half_is_answered(place: Path, asked: list[str]) -> None:
+    """As netcat does; only who has closed all of it has gone."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(BOUND)
+        sock.connect(f"{place / str(os.getpid())}.sock")
+        sock.sendall(b"told\n")
+        sock.shutdown(socket.SHUT_WR)
+        assert sock.recv(100) == b"yes\n"
+    assert asked == ["told"]
+
+
+def test_who_has_gone_before_its_turn_is_not_answered(place: Path, asked: list[str]) -> None:
+    """As who has asked a process that is stopped: what it wanted is not done an hour later."""
+    path = f"{place / str(os.getpid())}.sock"
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(_: str) -> str:
+        entered.set()
+        go_on.wait(BOUND)
+        return "slow"
+
+    side_channel.answer("slow", slow)
+    with socket.socket(socket.AF_UNIX) as first:
+        first.settimeout(BOUND)
+        first.connect(path)
+        first.sendall(b"slow\n")
+        assert entered.wait(BOUND)
+        for _ in range(5):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(path)
+                sock.sendall(b"told at once\n")
+        go_on.set()
+        assert first.recv(100) == b"slow\n"
+    assert side_channel.ask(os.getpid(), "told") == b"yes\n"
+    assert asked == ["told"]
+
+
+def test_who_answers_knows_who_asks(place: Path, asked: list[str]) -> None:
+    known = list[int | None]()
+
+    def who(_: str) -> str:
+        known.append(side_channel.asker())
+        if len(known) == 2:
+            raise ValueError("it could not be answered")
+        return "you"
+
+    side_channel.answer("who", who)
+    asks = f"from xoscar_idle import side_channel; print(side_channel.ask({os.getpid()}, 'who'))"
+    assert side_channel.asker() is None
+    with started(sys.executable, "-c", asks, env=os.environ) as process:
+        assert line(process) == "b'you\\n'"
+        assert known == [process.pid]
+    assert side_channel.ask(os.getpid(), "who") is None
+    assert side_channel.ask(os.getpid(), "who") == b"you\n"
+    assert known == [process.pid, os.getpid(), os.getpid()]
+    assert side_channel.asker() is None
+
+
+def test_what_was_asked_is_not_logged(
+    place: Path, asked: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may have a secret in it."""
+    caplog.set_level("DEBUG", "xoscar_idle")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(BOUND)
+        sock.connect(f"{place / str(os.getpid())}.sock")
+        sock.sendall(b"told at my-secret \xff\n")
+        assert sock.recv(1) == b""
+    assert "the side channel could not answer: " in eventually(lambda: caplog.text)
+    assert "secret" not in caplog.text
+
+
+FOREIGN_SERVER = """
+import os, socket
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+with socket.socket(socket.AF_UNIX) as server:
+    server.bind("there.sock")
+    server.listen()
+    print("ready", flush=True)
+    asked, _ = server.accept()
+    print(asked.recv(100), flush=True)
+"""
+
+
+def test_a_link_to_somebody_elses_socket(short: Path, place: Path) -> None:
+    """Whoever asks sees who listens there, and says nothing."""
+    if os.geteuid() != 0:
+        missing("only root can be somebody else")
+    place.mkdir(0o700)
+    theirs = short / "theirs"
+    theirs.mkdir()
+    os.chown(theirs, 65534, 65534)
+    short.chmod(0o711)
+    with started(sys.executable, "-c", FOREIGN_SERVER, cwd=theirs) as process:
+        assert line(process) == "ready"
+        (place / f"{process.pid}.sock").symlink_to(theirs / "there.sock")
+        assert side_channel.ask(process.pid, "a secret") is None
+        assert line(process) == "b''"
+
+
 def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 

@@ -7,12 +7,16 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
+from . import changes as outside
 from . import config, gate, logs, patching, side_channel, side_thread
 from .config import Settings
 from .locks import process_lock
 from .patching import Place, UnsupportedXoscar, is_active
 
 logger = logging.getLogger("xoscar_idle")
+
+PATIENCE = 0.5
+"""Seconds for which a change from outside waits for one from within that is under way."""
 
 
 class Part(Protocol):
@@ -93,6 +97,7 @@ def install(**changes: Any) -> Settings:
     # environment at its end, and would wait for the lock while we wait for the import. And what we
     # import may activate, too.
     all_parts = parts()
+    outside.offer(_change)
     with _lock:
         if is_active():
             return configure(**changes)
@@ -147,15 +152,39 @@ def configure(**changes: Any) -> Settings:
     with _lock:
         if not is_active():
             raise RuntimeError("xoscar_idle is not active here: call install() first")
+        return _configure(changes, "code")
+
+
+def _configure(changes: dict[str, Any], origin: str) -> Settings:
+    before = config.current()
+    chosen = before.changed(**changes)
+    if changes:
+        config.use(chosen, origin, changes)
+        _export_changes(changes)
+        for part in _started:
+            part.apply(before)
+        logger.info("reconfigured with %s", chosen)
+    return chosen
+
+
+def _change(changes: Mapping[str, Any], level: str | None) -> tuple[Settings, Settings]:
+    """What an operator wants, see :data:`.changes.Change`; in the side thread.
+
+    The lock is not waited for as long as it takes: uninstall() holds it, and waits for this thread.
+    """
+    if not _lock.acquire(timeout=PATIENCE):
+        raise outside.NotNow("its program just changes something itself: try again")
+    try:
+        if not is_active():
+            raise outside.NotNow(outside.inactive())
         before = config.current()
-        chosen = before.changed(**changes)
-        if changes:
-            config.use(chosen, "code", changes)
-            _export_changes(changes)
-            for part in _started:
-                part.apply(before)
-            logger.info("reconfigured with %s", chosen)
-        return chosen
+        after = _configure(dict(changes), "operator")
+        if level is not None:
+            _export({logs.LOG: level})
+            logs.follow(level)
+        return before, after
+    finally:
+        _lock.release()
 
 
 def uninstall() -> None:

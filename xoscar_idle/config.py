@@ -333,5 +333,6 @@ def reset() -> None:
 
 
 def origins() -> dict[str, str]:
-    """Where each setting in force came from: ``code``, ``environment`` or ``default``."""
+    """Where each setting in force came from: ``operator``, ``code``, ``environment`` or
+    ``default``."""
     return {each.name: _origins.get(each.name, "default") for each in dataclasses.fields(Settings)}

@@ -1,4 +1,4 @@
-"""Our lines on stderr, with ``XOSCAR_IDLE_LOG=debug``.
+"""Our lines on stderr, with ``XOSCAR_IDLE_LOG=debug``, or once somebody wants them.
 
 Without it there is nothing of ours: lines go to the handlers that the program has, and where it
 has none, Python writes warnings to stderr. That shows no debug line of sub-pools, where nobody
@@ -20,6 +20,9 @@ logger = logging.getLogger("xoscar_idle")
 LOG = "XOSCAR_IDLE_LOG"
 
 LEVELS = ("debug", "info", "warning", "error")
+
+parsed = values.one_of("off", *LEVELS)
+"""A level, or ``off``, of a text that an operator gives; raises ValueError."""
 
 FORMAT = "%(asctime)s %(name)s[%(process)d] %(levelname)s %(message)s"
 """With the process: many of them write to one console."""
@@ -107,7 +110,6 @@ _level_before: int | None = None
 
 def start() -> None:
     """Write our lines to stderr, if the environment asks for it; a bad level costs one warning."""
-    global _console, _level_before
     if _console is not None:
         return
     try:
@@ -115,14 +117,35 @@ def start() -> None:
     except ValueError as error:
         logger.warning("%s", error)
         return
-    if wish is None:
+    if wish is not None:
+        follow(wish)
+
+
+def follow(wish: str) -> None:
+    """Write those from the level ``wish`` on, of :data:`LEVELS`, from now on; ``off``: none."""
+    global _console, _level_before
+    if wish == "off":
+        stop()
         return
-    level = logging.getLevelName(wish.upper())
-    if logger.getEffectiveLevel() > level:  # never higher: that would take lines from the program
-        _level_before = logger.level
+    level: int = logging.getLevelName(wish.upper())
+    own = logger.level if _level_before is None else _level_before  # that of the program
+    above = logger.parent.getEffectiveLevel() if logger.parent else logging.NOTSET
+    if (own or above) > level:  # never higher: that would take lines from the program
+        _level_before = own
         logger.setLevel(level)
-    _console = Console(level)
-    logger.addHandler(_console)
+    elif _level_before is not None:
+        _level_before = None
+        logger.setLevel(own)
+    if _console is None:
+        _console = Console(level)
+        logger.addHandler(_console)
+    else:
+        _console.setLevel(level)
+
+
+def in_force() -> str:
+    """From which level on they are written, of :data:`LEVELS`; ``off``: they are not."""
+    return "off" if _console is None else logging.getLevelName(_console.level).lower()
 
 
 def stop() -> None:

@@ -4,7 +4,8 @@ There is none unless ``XOSCAR_IDLE_MONITOR`` is set, to 1 or to a directory for 
 serves it, so it answers when the program's event loops are blocked, and when the process is out of
 descriptors. Whoever connects sends one line, the question, and gets one line, the answer
 that has been registered for it with :func:`answer`. Half a line is no question: it may be the half
-of one that means something else.
+of one that means something else. Who has gone before its turn has come is not answered: what it
+wanted is not done behind its back.
 
 The socket is ``PID.sock`` in a directory that only its owner can enter. What a killed process
 leaves there is removed by the next one that looks.
@@ -16,6 +17,7 @@ import atexit
 import contextlib
 import logging
 import os
+import select
 import socket
 import stat
 import struct
@@ -27,7 +29,7 @@ from pathlib import Path
 
 import psutil
 
-from . import side_thread, values
+from . import logs, side_thread, values
 from .locks import process_lock
 
 logger = logging.getLogger("xoscar_idle")
@@ -204,18 +206,24 @@ def _unix_socket() -> socket.socket:
     return sock
 
 
-def _foreign_peer(sock: socket.socket) -> tuple[int, int] | None:
-    """The process and the user of the other side, if it does not run as this user.
-
-    Where the kernel does not tell, modes guard.
-    """
+def _peer(sock: socket.socket) -> tuple[int, int] | None:
+    """The process and the user of the other side; None: the kernel does not tell."""
     if not hasattr(socket, "SO_PEERCRED"):
         return None
     credentials = struct.Struct("3i")
     pid, uid, _ = credentials.unpack(
         sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size)
     )
-    return None if uid == os.geteuid() else (pid, uid)
+    return pid, uid
+
+
+def _foreign_peer(sock: socket.socket) -> tuple[int, int] | None:
+    """The process and the user of the other side, if it does not run as this user.
+
+    Where the kernel does not tell, modes guard.
+    """
+    peer = _peer(sock)
+    return None if peer is None or peer[1] == os.geteuid() else peer
 
 
 # Asking
@@ -275,6 +283,17 @@ def answer(question: str, with_: Callable[[str], str]) -> None:
     Where it ends with a space, it stands for all that begin so.
     """
     _answers[question] = with_
+
+
+_asker: int | None = None
+
+
+def asker() -> int | None:
+    """The process that asks, while it is being answered; None: the kernel does not tell.
+
+    It does not tell of one in another container.
+    """
+    return _asker
 
 
 _refused: Callable[[int, int], None] | None = None
@@ -338,7 +357,8 @@ class _Channel:
                 try:
                     _answer(connection)
                 except Exception as error:  # above all: who asked has gone, or does not read
-                    logger.debug("the side channel could not answer: %r", error)
+                    # Not its repr, which has all that was asked where that is no text.
+                    logger.debug("the side channel could not answer: %s", logs.one_line(error))
         self._keep_spare()
 
     def _release_spare(self) -> bool:
@@ -381,13 +401,35 @@ def _answer(connection: socket.socket) -> None:
         if question is None:
             return
         known = _answers.get(question) or _answers.get(_beginning(question))
-        if known is not None:
+        if known is not None and not _has_gone(connection):
+            told = _told(known, question, _peer(connection))
             connection.settimeout(TIMEOUT)
-            connection.sendall(known(question).encode() + b"\n")
+            connection.sendall(told.encode() + b"\n")
     finally:
         # Not only close: a child forked meanwhile has a copy.
         with contextlib.suppress(OSError):  # the other side has gone
             connection.shutdown(socket.SHUT_RDWR)
+
+
+def _told(known: Callable[[str], str], question: str, peer: tuple[int, int] | None) -> str:
+    global _asker
+    _asker = (peer[0] or None) if peer is not None else None
+    try:
+        return known(question)
+    finally:
+        _asker = None
+
+
+def _has_gone(connection: socket.socket) -> bool:
+    """Whether the other side has closed it, as who asked a process that was stopped since then.
+
+    One that has only ended its own half waits for the answer.
+    """
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(connection, 0)  # a hang-up is told unasked
+    return bool(poll.poll(0))
 
 
 def _refuse(pid: int, uid: int) -> None:

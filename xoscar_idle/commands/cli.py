@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import sys
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -218,7 +220,8 @@ def top(
       STATE               active; inactive: not extended; unmonitored: seen from
                           outside; blocked: it does not answer; foreign: another
                           user's; gone
-      OPEN, ACTIVE, IDLE  connections that are open; in use; used by nobody
+      OPEN, ACTIVE, IDLE  connections that are open; in use; used by nobody. Where
+                          only the kernel was asked, it is not known which are
       CONN                connects under way
       REQS                requests that wait for their reply
       ACC                 accepted connections that are open
@@ -236,7 +239,8 @@ def top(
       RETIRED             how many are
 
     \b
-    Columns of accepted connections:
+    Columns of accepted connections; of hosts, and of processes that are known:
+      FROM, POOLS         who has connected; to how many pools
       TO                  the own address
       STATE               active: a request is in process; or idle
       REQS, REQUESTS      requests in process; so far
@@ -275,7 +279,7 @@ def _finite_if_given(
     callback=_finite_if_given,
     help="Again and again, so often; Ctrl-C ends it. With --json a list per line.",
 )
-@click.option("--by-peer", is_flag=True, help="Whom all together are connected to, added up.")
+@click.option("--by-peer", is_flag=True, help="Who is connected to whom, added up.")
 def stats(targets: tuple[Target, ...], as_json: bool, watch: float | None, by_peer: bool) -> None:
     """Print what there is to know of processes and their connections.
 
@@ -295,6 +299,64 @@ def stats(targets: tuple[Target, ...], as_json: bool, watch: float | None, by_pe
     from .stats import stats as run_stats
 
     sys.exit(run_stats(targets, as_json, watch, by_peer))
+
+
+@main.command()
+@_targets
+@click.option(
+    "--min-age",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    callback=_finite,
+    help="Only calls that are under way for so long.",
+)
+@click.option("--filter", "text", default="", metavar="TEXT", help="Only rows with it in a cell.")
+@click.option("--full", is_flag=True, help="Show stacks to their ends.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of processes.")
+def calls(
+    targets: tuple[Target, ...], min_age: float, text: str, full: bool, as_json: bool
+) -> None:
+    """Tell which calls are under way, the oldest first, and what blocked processes do.
+
+    \b
+    PID           A process of this machine and of this user, started with
+                  XOSCAR_IDLE_MONITOR=1. It answers while its loop is blocked.
+    POOL_ADDRESS  host:port of any process of a pool: all its processes are
+                  asked over xoscar, wherever they run. One that does not answer
+                  is asked as a PID is, if it is of this machine; of one that does
+                  not answer that either, its main pool tells what it knows.
+    @FILE         One of these per line; patterns are those of "xoscar-idle top".
+    (none)        All processes of this user started with XOSCAR_IDLE_MONITOR=1.
+
+    \b
+    Columns:
+      AGE           how long it has been so
+      PID           the process that tells it
+      SIDE          calling, or accepting: a call of another process
+      PEER          the other side, and whose it is, where that is known
+      ACTOR, METHOD what is called; in parentheses what is no method of an actor
+      STATE         in flight: its reply is waited for; held: it waits for a pool
+                    to be recovered; connecting: so many calls wait for a
+                    connection; in process: at the accepting side
+
+    A call between processes has two rows, one of each side. Calls to actors of the same process are
+    awaited by xoscar directly and are not seen. An event loop that gives no sign for a quarter of a
+    second is blocked: what its thread does is shown below.
+
+    \b
+    Exit status:
+      0  all tell, and none is blocked
+      1  one could not be asked
+      2  asked wrongly
+      3  one is blocked, whatever else
+
+    Example: xoscar-idle calls --min-age 60 127.0.0.1:9999
+    """
+    from .calls import Wanted
+    from .calls import calls as run_calls
+
+    sys.exit(run_calls(targets, Wanted(min_age, text), as_json, full))
 
 
 @main.command()
@@ -451,29 +513,197 @@ def apply(
 
 
 @main.command()
+@click.argument(
+    "arguments", nargs=-1, metavar="[PID | POOL_ADDRESS | @FILE]... NAME=VALUE [NAME=VALUE]..."
+)
+@click.option("--all", "everything", is_flag=True, help="Of all that offer a monitor.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of processes.")
+def configure(arguments: tuple[str, ...], everything: bool, as_json: bool) -> None:
+    """Change settings of processes of this machine while they run.
+
+    They are asked over the local socket of XOSCAR_IDLE_MONITOR, as their own user, and tell what
+    has changed, also while their event loops are blocked. It holds at once, for the connections
+    that are open, too, and for processes that they start from then on; it ends with the process.
+
+    \b
+    PID           A process started with XOSCAR_IDLE_MONITOR=1.
+    POOL_ADDRESS  host:port of a pool of this machine: all its processes.
+    @FILE         One of these per line; patterns are those of "xoscar-idle top".
+    NAME=VALUE    A setting, by its name or by that of its variable, with the
+                  values of the variable: idle_timeout=10,
+                  XOSCAR_MAX_CONNECTIONS=auto. No value: its default.
+    log=LEVEL     What of its log is written to stderr: debug, info, warning,
+                  error or off.
+
+    All of it is changed in a process, or nothing, and the error says why.
+
+    \b
+    Exit status:
+      0  all processes have changed it
+      1  one has not
+      2  asked wrongly; nothing has been changed
+
+    Example: xoscar-idle configure 4711 4712 idle_timeout=10 log=debug
+    """
+    from .changing import configure as run_configure
+
+    try:
+        sys.exit(run_configure(arguments, everything, as_json))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+@main.command()
+@click.argument(
+    "arguments", nargs=-1, required=True, metavar="[PID | POOL_ADDRESS | @FILE]... PEER"
+)
+@click.option("--now", is_flag=True, help="Those in use, too: calls in flight fail.")
+@click.option("--accepted", "those_accepted", is_flag=True, help="What pools have accepted.")
+@click.option("--all", "everything", is_flag=True, help="Of all that offer a monitor.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of processes.")
+def close(
+    arguments: tuple[str, ...], now: bool, those_accepted: bool, everything: bool, as_json: bool
+) -> None:
+    """Close connections of processes of this machine to a peer.
+
+    What is idle is closed at once. What is in use takes no new calls, and closes after those in
+    flight, none of which is lost. The next call to the peer opens a new connection.
+
+    \b
+    PID, POOL_ADDRESS, @FILE
+                  As in "xoscar-idle configure".
+    PEER          The address of a pool, as calls know it, or the route to it;
+                  * and ? stand for any text and character: '10.0.0.*:*', '*'.
+    --now         Close what is in use, too: calls in flight raise ServerClosed.
+    --accepted    Close what pools of the process have accepted, instead: from
+                  this host:port, or from 'pid 4711' over a unix socket. What has
+                  a request in process is closed after it. A request on its way
+                  is lost: let clients close, where you can.
+
+    \b
+    Exit status:
+      0  it is done, and what is in use is draining
+      1  one could not, or none has such a peer; or an event loop is blocked, and
+         does it when it runs again
+      2  asked wrongly; nothing has been closed
+
+    Example: xoscar-idle close 4711 '10.0.0.7:*'
+    """
+    from .changing import close as run_close
+
+    try:
+        sys.exit(run_close(arguments, everything, now, those_accepted, as_json))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _parse_kinds(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
+    from .events import KINDS_OF
+
+    known = [kind for kinds in KINDS_OF.values() for kind in kinds]
+    found = tuple(each.lower().replace("-", " ") for each in values)
+    for given, kind in zip(values, found, strict=True):
+        if kind not in known:
+            names = ", ".join(each.replace(" ", "-") for each in known)
+            raise click.BadParameter(f"{given!r} is none of {names}.")
+    return found
+
+
+@main.command()
 @_sources
 @click.option("--follow", "-f", is_flag=True, help="Go on with what happens; Ctrl-C ends it.")
+@click.option("--since", metavar="TIME", help="Only what has happened from then on.")
+@click.option("--until", metavar="TIME", help="Only what had happened by then.")
+@click.option("--peer", metavar="GLOB", help="Only with these: '10.0.0.7:*'; sub-pools: at these.")
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    metavar="KIND",
+    callback=_parse_kinds,
+    help="Only of this kind; several times: of these.",
+)
+@click.option("--last", type=click.IntRange(min=0), metavar="N", help="Only the last N of it.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object per line.")
-def events(targets: tuple[Target, ...], follow: bool, as_json: bool) -> None:
-    """Tell what has happened to the sub-pools of main pools: the last thousand events of each.
+def events(
+    targets: tuple[Target, ...],
+    follow: bool,
+    since: str | None,
+    until: str | None,
+    peer: str | None,
+    kinds: tuple[str, ...],
+    last: int | None,
+    as_json: bool,
+) -> None:
+    """Tell what has happened to connections and to sub-pools, as far as processes remember.
 
-    PID, POOL_ADDRESS and URL are those of "xoscar-idle pools"; without any, all processes of this
-    user that were started with XOSCAR_IDLE_MONITOR=1.
+    \b
+    PID           A process of this machine and of this user, started with
+                  XOSCAR_IDLE_MONITOR=1. It answers while its loop is blocked.
+    POOL_ADDRESS  host:port of any process of a pool: all its processes are
+                  asked over xoscar, wherever they run; those of this machine
+                  that are blocked, over the side channel.
+    URL           As for "xoscar-idle pools"; it tells of sub-pools alone.
+    (none)        All processes of this user started with XOSCAR_IDLE_MONITOR=1.
 
     \b
     A line has:
       the local time
-      the sub-pool: its address, its number, and the number of its process
-      its state from then on; crash; or what became of an instruction
-      why
+      the process, by its PID; of sub-pools, the main pool; at one URL: nothing
+      the other side of the connection, or pool ADDRESS (NUMBER.PROCESS)
+      what happened; of sub-pools: the state from then on, crash, instruction
+      why; and how often, where it has repeated within a minute
+
+    \b
+    KIND
+      opened, closed             a connection
+      connect-failed             there was none
+      cap-exceeded               XOSCAR_MAX_CONNECTIONS connections are in use
+      deadline-missed            a call had no reply in time
+      probe                      a peer was asked for a sign of life
+      accepted, hung-up          a connection from elsewhere, and its end
+      operator                   somebody has changed something
+      state, crash, instruction  of sub-pools
+
+    \b
+    TIME
+      3:12, 03:12:30    the last such time that is not in the future
+      2026-05-01T03:12  a date, which may have an offset like Z or +02:00
+      90s, 10m, 2h, 1d  so long ago
+
+    A process remembers the last XOSCAR_HISTORY of its connections, by default 1000, and the last
+    thousand of its sub-pools. What it has forgotten is said.
 
     Exit status: 1 if something could not be asked, else 0.
 
-    Example: xoscar-idle events --follow http://127.0.0.1:9998
+    Example: xoscar-idle events --since 3:10 --until 3:20 10.0.0.5:9000
     """
+    from . import times
+    from .events import Wanted
     from .events import events as run_events
 
-    sys.exit(run_events(targets, follow, as_json))
+    now = time.time()
+    begin = _time("--since", since, lambda text: times.since(text, now))
+    end = _time("--until", until, lambda text: times.until(text, now, after=begin))
+    if follow and until is not None:
+        raise click.UsageError("--follow goes on, and --until ends: give one of them.")
+    if begin is not None and end is not None and end <= begin:
+        raise click.UsageError(
+            f"--until {until} is not after --since {since}: give a later one, or a date with it."
+        )
+    wanted = Wanted(
+        -math.inf if begin is None else begin, math.inf if end is None else end, peer, kinds, last
+    )
+    sys.exit(run_events(targets, wanted, follow, as_json))
+
+
+def _time(option: str, text: str | None, parse: Callable[[str], float]) -> float | None:
+    try:
+        return None if text is None else parse(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.", param_hint=option) from None
 
 
 @main.command()

@@ -142,11 +142,6 @@ def _from(about: Connection) -> str:
     return with_name(str(about.told.get("peer") or "-"), about.peer)
 
 
-def accepted_state(connection: dict[str, Any]) -> str:
-    """``active`` or ``idle`` of one that was accepted."""
-    return "active" if connection.get("idle") is None else "idle"
-
-
 # What rows are about
 
 
@@ -177,14 +172,14 @@ def _peers(seen: Seen) -> list[Peer]:
 
 def _accepted(seen: Seen) -> list[Connection]:
     def order(connection: dict[str, Any]) -> tuple[str, str]:
-        return accepted_state(connection), str(connection.get("peer"))
+        return peers.accepted_state(connection), str(connection.get("peer"))
 
     def of(one: Snapshot) -> Iterator[Connection]:
         # A unix socket is known by a number, and its pool by its address.
         known = {pool.get("route"): pool.get("address") for pool in one.pools if pool.get("here")}
         for each in sorted(one.accepted, key=order):
-            at, peer = each.get("address"), seen.names.get(str(each.get("peer")))
-            yield Connection(one.pid, each, peer, str(known.get(at) or at or ""))
+            at, who = each.get("address"), names.of_peer(each, seen.names)
+            yield Connection(one.pid, each, who, str(known.get(at) or at or ""))
 
     return [row for one in seen.snapshots for row in of(one)]
 
@@ -245,12 +240,27 @@ PEERS = Listing(
 )
 """A row is about a :class:`Peer`."""
 
+CLIENTS = Listing(
+    (
+        Column("FROM", lambda client: with_name(client.host, client.name), text=True),
+        _number("POOLS", lambda client: client.pools),
+        _number("OPEN", lambda client: client.open),
+        _number("ACTIVE", lambda client: client.active),
+        _number("IDLE", lambda client: client.idle),
+        _number("REQS", lambda client: client.in_process, spare=2),
+        _number("REQUESTS", lambda client: client.requests, spare=1),
+    ),
+    lambda seen: peers.clients(seen.snapshots, seen.names),
+    wide=0,
+)
+"""A row is about a :class:`Client`."""
+
 ACCEPTED = Listing(
     (
         _number("PID", lambda about: about.pid),
         Column("PEER", _from, text=True),
         Column("TO", lambda about: about.own or "-", text=True, spare=4),
-        Column("STATE", lambda about: accepted_state(about.told), text=True),
+        Column("STATE", lambda about: peers.accepted_state(about.told), text=True),
         _told("REQS", "in_process"),
         _told("REQUESTS", "requests", spare=3),
         _told("AGE", "age", duration, spare=2),
@@ -265,7 +275,7 @@ ACCEPTED = Listing(
 VIEWS: Mapping[str, Sequence[Listing]] = {
     "processes": (PROCESSES, CONNECTIONS),
     "connections": (CONNECTIONS,),
-    "peers": (PEERS,),
+    "peers": (PEERS, CLIENTS),
     "accepted": (ACCEPTED,),
 }
 """What each view lists, one below the other."""

@@ -43,7 +43,7 @@ class Name:
 
 
 Names = Mapping[str, Name]
-"""For each address, each route, and ``pid 4711`` of unix sockets."""
+"""For each address, each route, ``pid 4711`` of unix sockets, and both ends of connections."""
 
 
 Claim = tuple[str, Hashable, Name]
@@ -56,9 +56,10 @@ def names(snapshots: Sequence[Snapshot]) -> Names:
     beside = _claimed(snapshots, _beside)
     silent = _claimed(snapshots, lambda one: _silent(one, beside))
     by_pid = _claimed(snapshots, _by_pid)
+    local = _claimed(snapshots, lambda one: _local(one, beside))
     return {
         key: next(iter(claims.values()))
-        for key, claims in {**beside, **silent, **own, **by_pid}.items()
+        for key, claims in {**beside, **silent, **own, **by_pid, **local}.items()
         if len(claims) == 1
     }
 
@@ -95,18 +96,52 @@ def _beside(one: Snapshot) -> Iterator[Claim]:
 def _silent(one: Snapshot, beside: Mapping[str, Mapping[Hashable, Name]]) -> Iterator[Claim]:
     """What is known of one that does not tell itself, being blocked perhaps."""
     if one.address and one.pid is not None:
-        siblings = list(beside.get(one.address, {}).values())
-        name = siblings[0] if len(siblings) == 1 else Name()
+        name = _told_beside(one.address, beside)
         yield one.address, one.process or one.pid, replace(name, pid=one.pid)
+
+
+def _told_beside(address: str | None, beside: Mapping[str, Mapping[Hashable, Name]]) -> Name:
+    siblings = list(beside.get(address or "", {}).values())
+    return siblings[0] if len(siblings) == 1 else Name()
 
 
 def _by_pid(one: Snapshot) -> Iterator[Claim]:
     if one.pid is None:
         return
-    name = Name(process=one.address or program(one.command))
-    if here := _here(one):
-        name = replace(_name(here[0]), process=one.address or _text(here[0], "address"))
-    yield f"pid {one.pid}", id(one), name
+    here = _here(one)
+    address = one.address or (_text(here[0], "address") if here else "")
+    name = _name(here[0]) if len(here) == 1 else Name()
+    yield f"pid {one.pid}", id(one), replace(name, process=address or program(one.command))
+
+
+def _local(one: Snapshot, beside: Mapping[str, Mapping[Hashable, Name]]) -> Iterator[Claim]:
+    """This side of the connections that a process has opened, as who accepted them sees it."""
+    here = _here(one)
+    name = _name(here[0]) if len(here) == 1 else Name()
+    if not here:
+        name = _told_beside(one.address, beside)
+    if name == Name():  # of several pools, nobody knows which it was
+        name = Name(process=f"at {one.address}" if one.address else program(one.command))
+    for each in one.connections:
+        if (local := _text(each, "local")) and (route := _text(each, "route")):
+            for key in _ends(local, route):
+                yield key, one.process or id(one), replace(name, pid=one.pid)
+
+
+def _ends(local: str, route: str) -> tuple[str, str]:
+    """Both ends of a connection; and without the host of the other one.
+
+    It may be known to one side by a name, or it is 0.0.0.0 there. Of two machines, or to two hosts,
+    there may be connections with the same own end.
+    """
+    return f"{local} to {route}", f"{local} to port {route.rpartition(':')[2]}"
+
+
+def of_peer(accepted: Mapping[str, Any], names: Names) -> Name | None:
+    """That of who has opened a connection that was accepted."""
+    peer, address = _text(accepted, "peer"), _text(accepted, "address")
+    keys = (peer, *_ends(peer, address))
+    return next((names[each] for each in keys if each in names), None)
 
 
 def of_pools(one: Snapshot) -> Iterator[Name]:
@@ -146,6 +181,6 @@ def _name(pool: dict[str, Any], pid: int | None = None) -> Name:
     )
 
 
-def _text(pool: dict[str, Any], field: str) -> str:
+def _text(pool: Mapping[str, Any], field: str) -> str:
     value = pool.get(field)
     return value if isinstance(value, str) else ""

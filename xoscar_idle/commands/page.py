@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..telemetry.snapshot import ACTIVE, Snapshot
 from . import peers
-from .listings import PEERS, VIEWS, Seen, accepted_state
+from .listings import PEERS, VIEWS, Seen
 from .ordering import Arranged, arranged
 from .tables import Table, clipped, counted, cut, hanging, name_of, printable
 from .view import HELP, HINT, View
@@ -115,7 +115,7 @@ def _title(seen: Seen, view: View, lists: Sequence[Arranged], when: str) -> str:
     parts = [_processes(seen.snapshots)]
     parts += [counted(each.total, "peer") for each in lists if each.listing is PEERS]
     if view.name == "accepted":
-        states = [accepted_state(each) for one in seen.snapshots for each in one.accepted]
+        states = [peers.accepted_state(each) for one in seen.snapshots for each in one.accepted]
         parts.append(_counts(states, "accepted connection"))
     else:
         states = [peers.state(each) for one in seen.snapshots for each in one.connections]

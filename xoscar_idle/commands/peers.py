@@ -1,13 +1,15 @@
-"""Who holds connections to whom: the connections of all processes, added up by peer."""
+"""Who holds connections to whom: those of all processes, added up by who is at the other side."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..connection.statistics import use
 from ..telemetry.snapshot import Snapshot
+from . import names as who
 from .figures import figure
 from .names import Name, Names
 
@@ -37,10 +39,17 @@ class Peer:
 
     def to_dict(self) -> dict[str, Any]:
         """In values that JSON has."""
-        name = self.name or Name()
-        named = {"pid": name.pid, "index": name.index, "label": name.label}
-        fields = {key: value for key, value in vars(self).items() if key not in ("address", "name")}
-        return {"address": self.address, **named, "actors": list(name.actors), **fields}
+        return {"address": self.address, **_named(self.name), **_figures(self, "address")}
+
+
+def _named(name: Name | None) -> dict[str, Any]:
+    found = name or Name()
+    named = {"pid": found.pid, "index": found.index, "label": found.label}
+    return {**named, "actors": list(found.actors)}
+
+
+def _figures(row: object, key: str) -> dict[str, Any]:
+    return {name: value for name, value in vars(row).items() if name not in (key, "name")}
 
 
 def peers(snapshots: Sequence[Snapshot], names: Names) -> list[Peer]:
@@ -55,6 +64,63 @@ def peers(snapshots: Sequence[Snapshot], names: Names) -> list[Peer]:
         for address in {destination(each) for each in held}:
             found[address].processes += 1
     return sorted(found.values(), key=lambda each: (-each.open, each.address))
+
+
+@dataclass
+class Client:
+    """Who has connected, and what all pools together have accepted from there."""
+
+    host: str
+    """The other side, without its port; ``pid 4711`` of a unix socket."""
+    name: Name | None = None
+    """The process there, if it is known: one row each. All others of a host are one."""
+    pools: int = 0
+    """To how many it is connected."""
+    open: int = 0
+    active: int | None = None
+    """So many of them have a request in process; None, here and below: no process tells."""
+    idle: int | None = None
+    in_process: int | None = None
+    """Requests in process."""
+    requests: int | None = None
+    """Requests so far, over the connections that there are."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """In values that JSON has."""
+        return {"host": self.host, **_named(self.name), **_figures(self, "host")}
+
+
+def clients(snapshots: Sequence[Snapshot], names: Names) -> list[Client]:
+    """Those from whom anybody has accepted a connection, the one with most of them first."""
+    found: dict[tuple[str, Name | None], Client] = {}
+    pools: defaultdict[tuple[str, Name | None], set[tuple[int, str]]] = defaultdict(set)
+    for place, one in enumerate(snapshots):
+        for each in one.accepted:
+            peer, name = str(each.get("peer") or "-"), who.of_peer(each, names)
+            key = _host(peer), name
+            client = found.setdefault(key, Client(*key))
+            pools[key].add((place, str(each.get("address"))))
+            client.pools = len(pools[key])
+            client.open += 1
+            if (told := accepted_state(each)) != ESTABLISHED:
+                client.active = (client.active or 0) + (told == "active")
+                client.idle = (client.idle or 0) + (told == "idle")
+            client.in_process = _sum(client.in_process, figure(each, "in_process"))
+            client.requests = _sum(client.requests, figure(each, "requests"))
+    return sorted(found.values(), key=lambda each: (-each.open, each.host, str(each.name)))
+
+
+def _host(peer: str) -> str:
+    host, colon, port = peer.rpartition(":")
+    return host if colon and port.isdecimal() else peer
+
+
+def accepted_state(connection: dict[str, Any]) -> str:
+    """``active`` or ``idle`` of one that was accepted; ``established`` where the kernel was asked,
+    which does not know."""
+    if "in_process" not in connection:
+        return ESTABLISHED
+    return "active" if connection.get("idle") is None else "idle"
 
 
 def _add(peer: Peer, connection: dict[str, Any]) -> None:

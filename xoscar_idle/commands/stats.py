@@ -16,12 +16,12 @@ from ..telemetry.snapshot import BLOCKED, INACTIVE, MISSING, Snapshot
 from ..telemetry.targets import Target, exit_status, look, nobody
 from .details import details
 from .interrupting import until_interrupted
-from .listings import PEERS, Seen
+from .listings import CLIENTS, PEERS, Seen
 from .names import names
 from .ordering import arranged
 from .output import until_closed
 from .page import note
-from .peers import peers
+from .peers import clients, peers
 from .rates import Look
 
 
@@ -42,7 +42,7 @@ async def _show(
         snapshots = await look(targets)
         complaints = _complaints(snapshots, by_peer)
         if as_json:
-            told = _peers(snapshots) if by_peer else [vars(each) for each in snapshots]
+            told: Any = _peers(snapshots) if by_peer else [vars(each) for each in snapshots]
             click.echo(json.dumps(told, indent=2 if watch is None else None))
         elif snapshots:
             text = _table(snapshots) if by_peer else _text(snapshots)
@@ -64,8 +64,12 @@ def _complaints(snapshots: Sequence[Snapshot], by_peer: bool) -> list[str]:
     return [note(each) for each in snapshots if each.status in silent]
 
 
-def _peers(snapshots: Sequence[Snapshot]) -> list[dict[str, Any]]:
-    return [each.to_dict() for each in peers(snapshots, names(snapshots))]
+def _peers(snapshots: Sequence[Snapshot]) -> dict[str, list[dict[str, Any]]]:
+    known = names(snapshots)
+    return {
+        "to": [each.to_dict() for each in peers(snapshots, known)],
+        "from": [each.to_dict() for each in clients(snapshots, known)],
+    }
 
 
 def _text(snapshots: Sequence[Snapshot]) -> str:
@@ -75,7 +79,7 @@ def _text(snapshots: Sequence[Snapshot]) -> str:
 
 
 def _table(snapshots: Sequence[Snapshot]) -> str:
-    rows = arranged(PEERS, Seen.of(Look(snapshots)))
-    if not rows.rows:
-        return "no connections"
-    return "\n".join(rows.table(0, len(rows.rows)).plain(shutil.get_terminal_size().columns))
+    seen, width = Seen.of(Look(snapshots)), shutil.get_terminal_size().columns
+    both = [rows for each in (PEERS, CLIENTS) if (rows := arranged(each, seen)).rows]
+    tables = ["\n".join(rows.table(0, len(rows.rows)).plain(width)) for rows in both]
+    return "\n\n".join(tables) or "no connections"

@@ -31,6 +31,9 @@ from .idle import IdleQueue, Lane
 
 logger = logging.getLogger("xoscar_idle")
 
+LOOK_AGAIN = 0.5
+"""Seconds between two looks at a connection that is to be closed, while a message comes over it."""
+
 _loops: dict[asyncio.AbstractEventLoop, Accepted] = {}
 _parents: list[Accepted] = []  # in a forked child: kept, since their destructors would act
 
@@ -42,6 +45,7 @@ class Served:
         "channel",
         "idle_since",
         "lane",
+        "leaving",
         "noted",
         "opened",
         "peer",
@@ -64,6 +68,8 @@ class Served:
         self.noted = False
         """Whether it is in the history: from its first request on, unless it is one of us who asks,
         as often as somebody looks."""
+        self.leaving = False
+        """Whether it is closed as soon as it has nothing in process."""
         self.why: str | None = None
         """The reason for which it is closed, of :data:`.counters.ACCEPTED_REASONS`, if it is us who
         do."""
@@ -71,11 +77,9 @@ class Served:
 
 def _peer(channel: Any) -> str:
     with contextlib.suppress(Exception):  # of a transport that is not like others
-        transport = channel.writer.transport
-        name = transport.get_extra_info("peername")
-        if isinstance(name, tuple):
-            return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
-        pid = descriptors.peer_process(transport.get_extra_info("socket").fileno())
+        if (name := transports.name(channel, "peername")) is not None:
+            return name
+        pid = descriptors.peer_process(channel.writer.get_extra_info("socket").fileno())
         if pid is not None:
             return f"pid {pid}"
     return "?"
@@ -146,19 +150,43 @@ class Accepted(Periodic):
             each.idle_since = self.clock()
             if each.lane is not None:
                 each.lane.fell_idle(channel, each.idle_since)
+            if each.leaving:
+                self._look_soon(each)
 
     def in_process(self) -> dict[Any, int]:
         """The connections, and how many requests each has in process."""
         return {channel: len(each.requests) for channel, each in self._served.items()}
 
     def close(self, wanted: Callable[[Served], bool], now: bool) -> int:
-        """Close what is wanted and has no request in process, or else all of it; how many."""
-        found = [each for each in self.served() if wanted(each) and (now or not each.requests)]
+        """Close what is wanted and has no request in process, or else all of it; how many.
+
+        One over which a message comes just now has none yet, and is left alone all the same.
+        """
+        found = [each for each in self.served() if wanted(each) and (now or _rests(each))]
         for each in found:
+            transport = each.channel.writer.transport
+            if now and each.why is not None:  # it is being closed, and its peer does not read
+                transport.abort()
             each.why = "operator"
             # What has been written is flushed.
-            each.channel.writer.transport.close()
+            transport.close()
         return len(found)
+
+    def drain(self, wanted: Callable[[Served], bool]) -> int:
+        """Close what is wanted as soon as it has nothing in process; how many that are.
+
+        Those are not counted that are being closed already.
+        """
+        found = [each for each in self.served() if wanted(each) and each.why is None]
+        for each in found:
+            each.leaving = True
+            if not each.requests:
+                self._look_soon(each)
+        return len(found)
+
+    def _look_soon(self, each: Served) -> None:
+        self._again.join(each.channel, self.clock())
+        self.ensure_check()
 
     def apply_settings(self) -> None:
         """Let the settings in force hold for the connections there are."""
@@ -185,6 +213,11 @@ class Accepted(Periodic):
             return
         for channel in [*self._idle.expire(now), *self._again.expire(now)]:
             each = self._served[channel]
+            if each.leaving and _rests(each):
+                logger.debug("close an accepted connection of %s: drained", channel.local_address)
+                each.why = "operator"
+                channel.writer.transport.close()
+                continue
             try:
                 at = self._patience_ends(each, now)
             except Exception:  # of a transport that is not like others; the rest goes on
@@ -192,7 +225,7 @@ class Accepted(Periodic):
                 _unfiled(channel)
                 continue
             if at > now:
-                self._again.join(channel, at)
+                self._again.join(channel, min(at, now + LOOK_AGAIN) if each.leaving else at)
                 continue
             received = channel.reader.unfinished
             why = f"no more than {received} bytes of a message came" if received else "idle"
@@ -229,6 +262,8 @@ class Accepted(Periodic):
             each.lane = self._idle.join(chosen.server_idle_timeout if timed else 0)
             if not each.requests:
                 each.lane.fell_idle(channel, self.clock())
+                if each.leaving:
+                    self._again.join(channel, self.clock())
         except Exception:
             self._unfile(each)
             _unfiled(channel)
@@ -245,10 +280,26 @@ class Accepted(Periodic):
         counters.count_accepted_close(why)
         if each.served and not each.noted:
             return
-        told = f"{why}, after {self.clock() - each.opened:.1f} s and {each.served} requests"
+        if not each.served:  # the host alone: who looks whether the port is open has a new one
+            host = each.peer.rpartition(":")[0] or each.peer
+            history.note("unused", host, f"a connection without a request: {error or why}")
+            return
+        requests = history.counted(each.served, "request")
+        told = f"{why}, after {self.clock() - each.opened:.1f} s and {requests}"
         if each.requests:
             told += f", {len(each.requests)} of them in process"
         history.note("hung up", each.peer, f"{told}: {error}" if error else told)
+
+
+def _rests(each: Served) -> bool:
+    """Whether it has no request in process, and nothing of one has come."""
+    if each.requests:
+        return False
+    reader, transport = each.channel.reader, each.channel.writer.transport
+    try:
+        return reader.starving and not reader.unfinished and not _readable(transport)
+    except Exception:  # of a transport that is not like others
+        return True
 
 
 def _readable(transport: Any) -> bool:

@@ -232,10 +232,11 @@ class ActorCaller(Periodic):
                 reply = await client.request(outgoing)
                 break
             except transports.NotSent as error:
-                counters.count("resent", reused)
                 # Nothing was written, so another connection may try; but a peer that hangs up
                 # on new connections is not to be dialed in a loop.
-                if not reused:
+                again = reused or client.reason == "operator"
+                counters.count("resent", again)
+                if not again:
                     told: Any = await losses.lost(client)
                     if told is None:
                         told = ServerClosed(f"Remote server {client.address} closed: {error}")

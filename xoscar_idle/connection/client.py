@@ -407,12 +407,15 @@ class CallerClient:
             self.state, self.reason = State.RETIRED, reason
             self._owner.unlink(self)
 
-    def close(self, reason: str) -> None:
-        """Close in the background; requests in flight get ``ServerClosed``."""
+    def close(self, reason: str, told: str = "") -> None:
+        """Close in the background; requests in flight get ``ServerClosed``.
+
+        ``told`` is what that says, where the reason alone does not say enough.
+        """
         if self.state is State.CLOSING or self.state is State.CLOSED:
             return
         try:
-            self._end(reason, EOFError(reason) if reason == "peer" else _ClosedHere(reason))
+            self._end(reason, EOFError(reason) if reason == "peer" else _ClosedHere(told or reason))
         finally:
             self._task.cancel()
 
@@ -482,10 +485,13 @@ class CallerClient:
 
     def _count_close(self, reason: str, error: BaseException | None = None) -> None:
         counters.count_close(reason)
-        text = f"{reason} ({one_line(error)})" if reason in _ASTONISHING and error else reason
+        age, calls = self.now() - self.opened, history.counted(self.calls, "call")
+        text = f"{reason}, after {age:.1f} s and {calls}"
         if lost := self.in_flight:
             counters.count("lost", lost)
-            text += f"; {lost} in flight"
+            text += f", {lost} of them in flight"
+        if error and reason in _ASTONISHING and (why := one_line(error)) != reason:
+            text += f": {why}"
         history.note("closed", self.address, text)
 
     def _settle_all(self, error: BaseException) -> None:

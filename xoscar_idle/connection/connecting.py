@@ -180,7 +180,11 @@ class Connects:
         connect.seat = self._cap.take()
         if not await self._cap.make_room():
             name = routing.known_as(router, route)
-            history.note("cap exceeded", name, f"all {self._cap.limit} connections are in use")
+            history.note(
+                "cap exceeded",
+                name,
+                f"all in use: {history.counted(self._cap.limit, 'connection')}",
+            )
         try:
             return await routing.connect(router, route, timeout)
         except OSError as error:
@@ -205,7 +209,7 @@ class Connects:
             why = None if task.cancelled() else task.exception()
             told = "given up" if why is None else one_line(why)
             name = routing.known_as(connect.router, connect.route)
-            history.note("connect failed", name, f"{told}, after {took:.3f} s")
+            history.note("connect failed", name, f"after {took:.3f} s: {told}")
 
     def _conclude(
         self, connect: Connect, task: asyncio.Task[transports.Client], took: float

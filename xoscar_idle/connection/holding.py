@@ -10,9 +10,10 @@ import asyncio
 import contextlib
 import copy
 import logging
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from xoscar.backends.message import (
@@ -113,6 +114,17 @@ class Outcome(asyncio.Future[Any]):
         return cancelled
 
 
+@dataclass(frozen=True)
+class Held:
+    """A call that waits."""
+
+    address: str
+    """Where it was sent last."""
+    message: Any
+    seconds: float
+    """For which it has waited so far, each time that it did."""
+
+
 class Call:
     """One call, until it has an answer."""
 
@@ -179,6 +191,11 @@ class Call:
     def is_being_written(self) -> bool:
         """Whether it is on its way to be sent once more, and not with its pool for certain."""
         return self._sending is not None and self._reply is None
+
+    def held(self) -> Held:
+        """What it is, while it waits; from any thread."""
+        # That is the clock of loops, which are not asked from other threads.
+        return Held(self.address, self._message, self._waited + time.monotonic() - self._held_at)
 
     def tasks(self) -> list[asyncio.Task[None]]:
         """That which sends it, if one does."""
@@ -445,6 +462,13 @@ class Holding:
         # Of two with one id, the table has one.
         waiting = (call for calls in self._waiting.values() for call in calls)
         return list(dict.fromkeys((*self._calls.values(), *waiting)))
+
+    def waiting(self) -> list[Held]:
+        """Those that wait; from any thread."""
+        known = list(self._calls.values())
+        for calls in list(self._waiting.values()):
+            known += list(calls)
+        return [each.held() for each in dict.fromkeys(known) if each.waits]
 
     def tasks(self) -> list[asyncio.Task[None]]:
         """Those of all that is under way here."""

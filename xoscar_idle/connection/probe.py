@@ -142,7 +142,6 @@ class Prober:
         except Exception as error:
             why = f"a probe failed: {error}"
         else:
-            history.note("probe", client.address, "answered")
             self._silent.pop(client, None)
             return
         counters.count("probes_failed")

@@ -74,7 +74,8 @@ class Statistics:
     settings: config.Settings
     """The settings in force; where it is not active, the defaults."""
     origins: dict[str, str]
-    """Where each setting came from: ``default``, ``environment`` or ``code``."""
+    """Where each setting came from: ``default``, ``environment``, ``code`` or ``operator``, from
+    outside while it ran."""
 
     def __repr__(self) -> str:
         closed = ", ".join(f"{n} {reason}" for reason, n in self.closed.items() if n) or "none"
@@ -114,6 +115,9 @@ class ConnectionInfo:
     """Since it was last used; None while it is in use."""
     descriptor: int | None
     """The number of its file descriptor, where it has one."""
+    local: str | None
+    """``host:port`` on this side, as the other side sees it unless there is a NAT on the way; None:
+    it is none of TCP."""
 
     def __repr__(self) -> str:
         use = f"{self.references} in use" if self.idle is None else f"idle {self.idle:.1f}s"
@@ -250,6 +254,7 @@ def _info(client: CallerClient) -> ConnectionInfo:
         age=now - client.opened,
         idle=None if since is None else now - since,
         descriptor=transports.descriptor(client.client.channel),
+        local=transports.name(client.client.channel, "sockname"),
     )
 
 

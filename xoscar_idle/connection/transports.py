@@ -76,6 +76,17 @@ def descriptor(channel: Any) -> int | None:
     return number if number >= 0 else None
 
 
+def name(channel: Any, side: str) -> str | None:
+    """``host:port`` of one side, ``sockname`` or ``peername``; None: it is none of TCP."""
+    if not isinstance(channel, SocketChannel):
+        return None
+    told = channel.writer.get_extra_info(side)
+    if not isinstance(told, tuple):
+        return None
+    host, port = told[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def explained(error: BaseException, route: str, took: float, waiters: int) -> BaseException:
     """The error of a connect, of the same type, with the numbers that explain it."""
     told = f"connecting to {route} took {took:.2f} s"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import time
-import traceback
 
+from ..connection.loops import stack_of as stack_of
 from . import health
 
 
@@ -45,13 +44,3 @@ class Pulse:
     def doing(self) -> str:
         """The stack of its thread, the innermost call first."""
         return stack_of(self._thread)
-
-
-def stack_of(thread: int) -> str:
-    """What a thread does, the innermost call first; empty: it has ended."""
-    frame = sys._current_frames().get(thread)
-    if frame is None:
-        return ""
-    # The innermost call tells most: it comes first, and what does not fit is cut at the end.
-    lines = traceback.format_list(traceback.extract_stack(frame)[::-1])
-    return "".join(lines)

@@ -49,7 +49,7 @@ async def everybody(
     told: list[Told] = []
     complaints: list[str] = []
     for each in seen:
-        if isinstance(each, _Silent) and not named:
+        if isinstance(each, Silent) and not named:
             continue  # it has just begun, or ended
         if isinstance(each, Unobservable):
             complaints.append(str(each))
@@ -60,8 +60,12 @@ async def everybody(
     return told, list(dict.fromkeys(complaints))
 
 
-class _Silent(Unobservable):
+class Silent(Unobservable):
     """A process offers no monitor."""
+
+
+class Unanswered(Unobservable):
+    """A process has been asked, and does not answer in time."""
 
 
 async def ask(target: Target, question: Question) -> Told:
@@ -73,7 +77,7 @@ async def ask(target: Target, question: Question) -> Told:
         There is none.
     """
     if isinstance(target, int):
-        return Told(target, target, await asyncio.to_thread(_ask, target, question))
+        return Told(target, target, await asyncio.to_thread(ask_process, target, question))
     if web.is_address(target):
         text = await asyncio.to_thread(web.ask, target, question.path, question.headers)
         return Told(target, target, text)
@@ -83,19 +87,26 @@ async def ask(target: Target, question: Question) -> Told:
     return Told(target, name, told)
 
 
-def _ask(pid: int, question: Question) -> bytes:
+def ask_process(pid: int, question: Question) -> bytes:
+    """The answer of a process over its side channel, which is waited for.
+
+    Raises
+    ------
+    Unobservable
+        There is none: it is :class:`Silent`, :class:`Unanswered`, or does not know the question.
+    """
     try:
         if told := side_channel.ask(pid, question.text):
             return told
         seen = snapshot.ask(pid)
     except TimeoutError as error:
-        raise Unobservable(str(error)) from None
+        raise Unanswered(str(error)) from None
     if seen is not None:
         why = seen.note or "the xoscar-idle in it is older"
         raise Unobservable(f"process {pid} cannot tell of its {question.of}: {why}")
     if not psutil.pid_exists(pid):
-        raise _Silent(f"there is no process {pid}")
-    raise _Silent(
+        raise Silent(f"there is no process {pid}")
+    raise Silent(
         f"process {pid} offers this user no monitor: start it with {side_channel.MONITOR}=1, or "
         "name the address of its pool instead of its PID"
     )

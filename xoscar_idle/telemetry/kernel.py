@@ -32,14 +32,16 @@ def look(pid: int, note: str, status: str = UNMONITORED) -> Snapshot:
                 return Snapshot(pid, status=GONE, note=_ended(pid))
             if state in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP):
                 status, note = BLOCKED, f"{note}; {_stopped(state)}"
-            established = list(_established(process))
+            opened, accepted = _established(process)
             return Snapshot(
                 pid=pid,
                 command=" ".join(process.cmdline()),
+                process=f"here {pid}",
                 descriptors=descriptors.count(process),
                 descriptor_limit=descriptors.limit_of(process),
-                connections=established,
-                note=f"{note}; seen from outside: {len(established)} established TCP connections",
+                connections=opened,
+                accepted=accepted,
+                note=f"{note}; seen from outside: {_counted(pid, len(opened), len(accepted))}",
                 status=status,
             )
     except psutil.ZombieProcess:
@@ -47,26 +49,61 @@ def look(pid: int, note: str, status: str = UNMONITORED) -> Snapshot:
     except (psutil.NoSuchProcess, OverflowError):
         return Snapshot(pid, status=GONE, note=f"there is no process {pid}")
     except (psutil.AccessDenied, PermissionError):
-        return Snapshot(pid, status=FOREIGN, note=_denied(pid))
+        return Snapshot(pid, _command(pid), status=FOREIGN, note=_denied(pid))
     except OSError:  # of /proc, in which it ends just now
         return Snapshot(pid, status=GONE, note=f"there is no process {pid}")
 
 
-def _established(process: psutil.Process) -> Iterator[dict[str, Any]]:
-    for each in descriptors.inet_connections(process):
-        if each.status == psutil.CONN_ESTABLISHED and each.raddr:
-            yield {
-                "route": f"{each.raddr.ip}:{each.raddr.port}",
-                "transport": "socket",
-                "state": "established",
-                "descriptor": each.fd if each.fd >= 0 else None,
-            }
+def _established(process: psutil.Process) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The TCP connections that it has opened, and those that it has accepted, by their ports."""
+    sockets = descriptors.inet_connections(process)
+    listening = {each.laddr.port for each in sockets if each.status == psutil.CONN_LISTEN}
+    opened: list[dict[str, Any]] = []
+    accepted: list[dict[str, Any]] = []
+    for each in sockets:
+        if each.status != psutil.CONN_ESTABLISHED or not each.raddr:
+            continue
+        here, there = (_joined(*end) for end in (each.laddr, each.raddr))
+        known = {"transport": "socket", "descriptor": each.fd if each.fd >= 0 else None}
+        if each.laddr.port in listening:
+            accepted.append({"peer": there, "address": here, "state": "established", **known})
+        else:
+            opened.append({"route": there, "local": here, "state": "established", **known})
+    return opened, accepted
+
+
+def _joined(host: str, port: int) -> str:
+    number = _number(host)
+    return f"[{number}]:{port}" if isinstance(number, ipaddress.IPv6Address) else f"{number}:{port}"
+
+
+def _counted(pid: int, opened: int, accepted: int) -> str:
+    if _is_elsewhere(pid):
+        return "its TCP connections are in another network namespace, where nobody has looked"
+    told = f"{opened + accepted} established TCP connections"
+    return f"{told}, {accepted} of them accepted" if accepted else told
+
+
+def _is_elsewhere(pid: int) -> bool:
+    """Whether it has a network of its own, as in a container: what psutil reads is ours."""
+    try:
+        own, its = (os.readlink(f"/proc/{each}/ns/net") for each in ("self", pid))
+    except OSError:  # none of Linux, or not to be known
+        return False
+    return own != its
 
 
 def _stopped(state: str) -> str:
     if state == psutil.STATUS_TRACING_STOP:
         return "it is stopped, by a debugger"
     return "it is stopped: SIGCONT lets it go on"
+
+
+def _command(pid: int) -> str:
+    """Its command line, as far as it is told, which it is of other users' processes, too."""
+    with contextlib.suppress(psutil.Error, OSError):
+        return " ".join(psutil.Process(pid).cmdline())
+    return ""
 
 
 def _ended(pid: int) -> str:

@@ -9,7 +9,7 @@ PLACES = (
     Place(
         "xoscar.backends.pool:AbstractActorPool",
         "handle_control_command",
-        "answers xoscar-idle top and stats, which ask over xoscar itself",
+        "answers xoscar-idle, which asks over xoscar itself",
         pool_query.answer,
         ("self", "message"),
     ),

@@ -42,7 +42,7 @@ THREADS = 64
 """In which they are asked."""
 
 
-class _Silent(Unobservable):
+class Silent(Unobservable):
     """Who listens there does not answer."""
 
 
@@ -54,7 +54,7 @@ def answer(original: Callable[[Any, Any], Coroutine[Any, Any, Any]]) -> Callable
         told = None
         if message.control_message_type == ControlMessageType.get_config:
             is_ours = message.content == QUESTION
-            told = take().to_json() if is_ours else questions.answer(message.content)
+            told = take().to_json() if is_ours else await questions.answer_there(message.content)
         if told is None:
             return await original(self, message)
         return ResultMessage(message.message_id, told, protocol=message.protocol)
@@ -83,7 +83,7 @@ async def ask(address: str, at_once: asyncio.Semaphore | None = None) -> list[Sn
             with _observing(address):
                 addresses = await _addresses(address)
         asked = []
-    except _Silent:
+    except Silent:
         asked = await _told_here([_silent(address)])
         beside = [pool.get("address") for each in asked for pool in each.pools]
         addresses = [each for each in dict.fromkeys(beside) if each and each != address]
@@ -109,6 +109,27 @@ async def ask_main_pool(address: str, question: str) -> tuple[str, str]:
     return main, told
 
 
+async def tell(address: str, question: str, at_once: asyncio.Semaphore) -> str:
+    """The answer to a question of ours of the process at ``address`` alone.
+
+    Parameters
+    ----------
+    at_once
+        Held while it is being asked.
+
+    Raises
+    ------
+    Unobservable
+        There is none: it does not answer, which is :class:`Silent`, or is no process that could.
+    """
+    async with at_once:
+        with _observing(address):
+            told = await _config(address, question)
+    if not isinstance(told, str):
+        raise Unobservable(f"{address}: xoscar-idle is not active there, or is older")
+    return told
+
+
 @contextlib.contextmanager
 def _observing(address: str, remedy: str = "") -> Iterator[None]:
     """An error in the block is one line for the user."""
@@ -117,7 +138,7 @@ def _observing(address: str, remedy: str = "") -> Iterator[None]:
     except asyncio.TimeoutError as error:
         if getattr(error, "errno", None) is not None:  # of the kernel: there is no connection
             raise Unobservable(f"no pool answers at {address}: {one_line(error)}") from None
-        raise _Silent(f"{address} did not answer in {TIMEOUT:g} s{remedy}") from None
+        raise Silent(f"{address} did not answer in {TIMEOUT:g} s{remedy}") from None
     except Exception as error:
         raise Unobservable(f"no pool answers at {address}: {one_line(error)}") from None
 
@@ -205,7 +226,8 @@ def _process_here(address: str, pid: int) -> Snapshot | None:
     else:
         if told is not None:
             note = f"{why}: its event loop is blocked; it told this over the local socket"
-            note = f"{note}; {told.note}" if told.note else note
+            if told.note and told.status != BLOCKED:
+                note = f"{note}; {told.note}"
             return replace(told, address=address, status=BLOCKED, note=note)
         seen = kernel.look(pid, f"{why}; no monitor", BLOCKED)
     return replace(seen, address=address) if seen.status == BLOCKED else None

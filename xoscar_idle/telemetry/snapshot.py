@@ -32,6 +32,9 @@ FOREIGN = "foreign"
 GONE = "gone"
 """There is no such process, or nobody answers at that address."""
 
+PATIENCE = 1.0
+"""Seconds without a sign after which an event loop is blocked. Who asks waits for two."""
+
 MISSING = (FOREIGN, GONE)
 """Of these there is nothing to see."""
 
@@ -59,7 +62,8 @@ class Snapshot:
     note: str = ""
     """What there is to say of it, above all why something is missing."""
     process: str = ""
-    """The name of the process, which no other one has, whatever their PIDs; empty: not told."""
+    """The name of the process, which no other one has, whatever their PIDs; empty: not told. Of one
+    that was seen from outside it begins with ``here``."""
     status: str = ACTIVE
     """``active``, ``inactive``, ``blocked``, ``unmonitored``, ``foreign`` or ``gone``."""
     pools: list[dict[str, Any]] = field(default_factory=list)
@@ -109,9 +113,24 @@ def take() -> Snapshot:
     )
 
 
+def take_beside() -> Snapshot:
+    """This process, from a thread that runs none of its loops: whether these run is told, too."""
+    seen = take()
+    if seen.statistics is None:
+        return seen
+    from ..connection import loops
+
+    silent = loops.blocked(PATIENCE)
+    if not silent:
+        return seen
+    who = "its event loop is" if len(silent) == 1 else f"{len(silent)} of its event loops are"
+    note = f"{who} blocked; it told this over the local socket"
+    return dataclasses.replace(seen, status=BLOCKED, note=note)
+
+
 def offer() -> None:
     """Answer who asks over the side channel, if the environment asks for one."""
-    side_channel.answer(QUESTION, lambda _: take().to_json())
+    side_channel.answer(QUESTION, lambda _: take_beside().to_json())
     side_channel.start()
 
 
