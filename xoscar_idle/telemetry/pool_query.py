@@ -85,8 +85,10 @@ async def ask(address: str, at_once: asyncio.Semaphore | None = None) -> list[Sn
         asked = []
     except Silent:
         asked = await _told_here([_silent(address)])
-        beside = [pool.get("address") for each in asked for pool in each.pools]
-        addresses = [each for each in dict.fromkeys(beside) if each and each != address]
+        # Not those in the same process, which would be waited for in vain once more.
+        known = [pool for each in asked for pool in each.pools if not pool.get("here")]
+        beside = dict.fromkeys(pool.get("address") for pool in known)
+        addresses = [each for each in beside if each and each != address]
     seen = await asyncio.gather(*(_process(each, at_once) for each in addresses))
     return asked + await _told_here(seen)
 
