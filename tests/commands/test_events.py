@@ -143,13 +143,31 @@ def test_all_of_it_by_time(telling: Telling) -> None:
     )
     assert (complaints, status) == ([], 0)
     assert lines == [
-        "00:00:01.500  4711  10.0.0.7:9999  opened",
+        "00:00:01.500  4711           10.0.0.7:9999              opened",
         "00:00:02.000  10.0.0.5:9000  pool 10.0.0.5:41235 (1.2)  healthy",
-        "00:00:03.000  4712  pid 30  accepted",
-        "00:00:04.123  4711  10.0.0.7:9999  closed  idle, after 30.0 s and 12 calls",
-        "00:00:05.000  10.0.0.5:9000  pool 10.0.0.5:41235 (1.2)  crash  it was killed",
+        "00:00:03.000  4712           pid 30                     accepted",
+        "00:00:04.123  4711           10.0.0.7:9999              closed               "
+        "idle, after 30.0 s and 12 calls",
+        "00:00:05.000  10.0.0.5:9000  pool 10.0.0.5:41235 (1.2)  crash                "
+        "it was killed",
         "00:00:06.000  10.0.0.5:9000  pool 10.0.0.5:41235 (1.2)  instruction running  restart now",
-        "00:00:07.000  4711  -  operator  closed all",
+        "00:00:07.000  4711           -                          operator             closed all",
+    ]
+
+
+def test_what_is_too_long_for_its_column_moves_the_rest_of_its_line(telling: Telling) -> None:
+    peer = "p" * (events.WIDEST + 5)
+    lines, _, _ = telling.shown(
+        told(
+            connection(at("0:0:1"), "opened", peer="10.0.0.7:9"),
+            connection(at("0:0:2"), "closed", peer=peer, text="idle"),
+            connection(at("0:0:3"), "closed", peer="10.0.0.8:9", text="idle"),
+        )
+    )
+    assert lines == [
+        f"00:00:01.000  4711  {'10.0.0.7:9':{events.WIDEST}}  opened",
+        f"00:00:02.000  4711  {peer}  closed  idle",
+        f"00:00:03.000  4711  {'10.0.0.8:9':{events.WIDEST}}  closed  idle",
     ]
 
 

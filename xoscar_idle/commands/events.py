@@ -27,6 +27,9 @@ from .output import until_closed
 from .tables import counted, printable
 from .times import brief, clock, day
 
+WIDEST = 40
+"""Characters of a column; what is longer moves the rest of its line."""
+
 EVERY = 0.25
 """Seconds between two looks."""
 
@@ -100,6 +103,7 @@ class _Show:
         # The name of one is on each line, where there is another.
         self._of_one = self._only_urls and len(named) == 1
         self._day = day(time.time())
+        self._widths: list[int] = []
         self._pids: dict[int, str] = {}
         self._seen: Sequence[Snapshot] = ()
         self._names: Names = {}
@@ -161,15 +165,27 @@ class _Show:
             yield json.dumps(_gap(one)) if self._as_json else self._missing(one)
         rows = [row for one in happened for row in self._rows(one) if self._wanted.has(row)]
         rows.sort(key=lambda row: row.when)
-        for row in rows if last is None else rows[len(rows) - min(last, len(rows)) :]:
+        rows = rows if last is None else rows[len(rows) - min(last, len(rows)) :]
+        self._widen(rows)
+        for row in rows:
             if self._as_json:
                 yield json.dumps(row.told)
                 continue
             if (at := day(row.when)) not in ("", self._day):
                 yield f"-- {at} --"
                 self._day = at
-            process = () if self._of_one else (row.process,)
-            yield _on_one_line("  ".join(filter(None, (clock(row.when), *process, *row.cells))))
+            cells = map(str.ljust, map(_on_one_line, self._cells(row)), (*self._widths, 0))
+            yield "  ".join((clock(row.when), *cells)).rstrip()
+
+    def _cells(self, row: Row) -> tuple[str, ...]:
+        return row.cells if self._of_one else (row.process, *row.cells)
+
+    def _widen(self, rows: Sequence[Row]) -> None:
+        """Let the columns be as wide as what has been in them so far, within bounds."""
+        for row in rows:
+            widths = [min(len(_on_one_line(each)), WIDEST) for each in self._cells(row)[:-1]]
+            before = self._widths or [0] * len(widths)
+            self._widths = [max(pair) for pair in zip(before, widths, strict=True)]
 
     def _missing(self, one: Happened) -> str:
         name = self._process(one)
