@@ -10,6 +10,7 @@ from xoscar_idle.commands import listings, peers
 from xoscar_idle.commands.details import details
 from xoscar_idle.commands.listings import (
     ACCEPTED,
+    CLIENTS,
     CONNECTIONS,
     PEERS,
     PROCESSES,
@@ -18,7 +19,7 @@ from xoscar_idle.commands.listings import (
     Seen,
     headers,
 )
-from xoscar_idle.commands.names import Name, names
+from xoscar_idle.commands.names import Name, names, of_peer
 from xoscar_idle.commands.ordering import Sort, arranged, parse
 from xoscar_idle.commands.rates import Look, Rates, rates
 from xoscar_idle.telemetry.snapshot import BLOCKED, Snapshot
@@ -45,6 +46,13 @@ def connection(address: str, **given: Any) -> dict[str, Any]:
 def accepted(peer: str, **given: Any) -> dict[str, Any]:
     told = {"address": SUB, "peer": peer, "transport": "socket", "in_process": 0, "requests": 5}
     return {**told, "age": 60.0, "idle": 3.0, "descriptor": 9, "thread": 1, **given}
+
+
+def from_outside(end: str, peer: str, opened: bool) -> dict[str, Any]:
+    """A connection as the kernel tells of it."""
+    told = {"state": "established", "transport": "socket", "descriptor": 3}
+    ends = {"local": end, "route": peer} if opened else {"address": end, "peer": peer}
+    return {**told, **ends}
 
 
 def process(pid: int, *pools: dict[str, Any], **given: Any) -> Snapshot:
@@ -127,6 +135,72 @@ def test_names_of_what_is_connected_to() -> None:
     ]
 
 
+def peer_of(peer: str, address: str, *snapshots: Snapshot) -> str | None:
+    name = of_peer({"peer": peer, "address": address}, names(snapshots))
+    return None if name is None else str(name)
+
+
+def test_who_has_opened_what_was_accepted() -> None:
+    """By its own end, in another process, and on another machine."""
+    own = {"local": "10.0.0.7:50000"}
+    gpu = process(4712, pool(SUB, 1, here=True, label="gpu"))
+    client = process(
+        77, pool("10.0.0.7:9000", 0, here=True, label="cpu"), connections=[connection(SUB, **own)]
+    )
+    for at in (SUB, "0.0.0.0:9001", "gpu-host:9001"):
+        assert peer_of("10.0.0.7:50000", at, gpu, client) == "77 #0 cpu"
+    for peer, at in (
+        ("10.0.0.7:50001", SUB),
+        ("10.0.0.8:50000", SUB),
+        ("10.0.0.7:50000", MAIN),
+        ("?", SUB),
+    ):
+        assert peer_of(peer, at, gpu, client) is None
+    told = accepted("10.0.0.7:50000")
+    (row,) = cells(ACCEPTED, process(1, accepted=[told]), client)
+    assert row["PEER"] == "10.0.0.7:50000 (77 #0 cpu)"
+
+
+def test_the_same_own_end_at_two_machines() -> None:
+    """It is nobody's, unless the connections are to different hosts."""
+    at = "127.0.0.1:9000"
+    one, other = (
+        process(pid, connections=[connection(at, local="127.0.0.1:50000")], command=f"c{pid}")
+        for pid in (1, 2)
+    )
+    assert peer_of("127.0.0.1:50000", at, one) == "1 c1"
+    assert peer_of("127.0.0.1:50000", at, one, one) == "1 c1", "it is seen twice"
+    assert peer_of("127.0.0.1:50000", at, one, other) is None
+    elsewhere = process(3, connections=[connection("127.0.0.3:9000", local="127.0.0.1:50000")])
+    assert peer_of("127.0.0.1:50000", at, one, elsewhere) == "1 c1"
+    assert peer_of("127.0.0.1:50000", "0.0.0.0:9000", one, elsewhere) is None
+
+
+def test_a_port_of_a_connection_is_none_of_a_pool() -> None:
+    there = process(1, pool("127.0.0.1:50000", 0, here=True))
+    assert peer_of("127.0.0.1:50000", SUB, there) is None
+
+
+def test_which_of_several_pools_has_connected_is_not_known() -> None:
+    both = [pool(f"10.0.0.7:900{n}", 0, here=True, label=f"gpu-{n}") for n in (0, 1)]
+    held = {"connections": [connection(SUB, local="10.0.0.7:50000")], "address": "10.0.0.7:9000"}
+    several = process(77, *both, **held)
+    assert peer_of("10.0.0.7:50000", SUB, several) == "77 at 10.0.0.7:9000"
+    assert str(names([several])["pid 77"]) == "10.0.0.7:9000"
+    assert str(names([process(77, *both)])["pid 77"]) == "10.0.0.7:9000"
+
+
+def test_who_does_not_tell_has_connections_all_the_same() -> None:
+    """The kernel tells of them."""
+    held = [from_outside("10.0.0.5:50000", MAIN, opened=True)]
+    program = Snapshot(5, "/usr/bin/python client.py", connections=held, process="here 5")
+    assert peer_of("10.0.0.5:50000", MAIN, program) == "5 python client.py"
+    stopped = Snapshot(6, "python", SUB, connections=held, process="here 6", status=BLOCKED)
+    assert peer_of("10.0.0.5:50000", MAIN, stopped) == f"6 at {SUB}"
+    main = process(4711, pool(MAIN, 0, here=True), pool(SUB, 1, label="gpu"))
+    assert peer_of("10.0.0.5:50000", MAIN, main, stopped) == "6 #1 gpu"
+
+
 # Rates
 
 
@@ -194,6 +268,84 @@ def test_connections_are_added_up_by_peer() -> None:
     assert [row[each] for each in ("OPEN", "ACTIVE", "IDLE")] == ["3", "1", "1"], "of those it does"
 
 
+# Clients
+
+
+def test_what_was_accepted_is_added_up_by_who_has_connected() -> None:
+    """By process, where it is known, and else by host."""
+    known = process(
+        77,
+        pool("10.0.0.7:9000", 0, here=True, label="cpu", actors=["a"], n_actors=1),
+        connections=[
+            connection(each, local=f"10.0.0.7:5000{n}") for n, each in enumerate((MAIN, SUB))
+        ],
+    )
+    busy: dict[str, Any] = {"in_process": 2, "idle": None}
+    main = process(
+        1,
+        accepted=[
+            accepted("10.0.0.7:50000", address=MAIN, **busy),
+            accepted("10.0.0.7:50007", address=MAIN),
+            accepted("pid 77", address="unixsocket:///1"),
+            accepted("pid 78", address="unixsocket:///1"),
+        ],
+    )
+    others = [accepted(f"10.0.0.7:{port}") for port in (50001, 50008, 50009)]
+    seen_from_outside = Snapshot(
+        3, accepted=[from_outside(SUB, each, opened=False) for each in ("10.0.0.7:6", "[fd::7]:6")]
+    )
+    shown = [known, main, process(2, accepted=others), seen_from_outside]
+    found = [each.to_dict() for each in peers.clients(shown, names(shown))]
+    nobody: dict[str, Any] = {"pid": None, "index": None, "label": None, "actors": []}
+    cpu = {"index": 0, "label": "cpu", "actors": ["a"]}
+    assert found == [
+        {
+            **{"host": "10.0.0.7", **nobody, "pools": 3, "open": 4},
+            **{"active": 0, "idle": 3, "in_process": 0, "requests": 15},
+        },
+        {
+            **{"host": "10.0.0.7", "pid": 77, **cpu, "pools": 2, "open": 2},
+            **{"active": 1, "idle": 1, "in_process": 2, "requests": 10},
+        },
+        {
+            **{"host": "[fd::7]", **nobody, "pools": 1, "open": 1},
+            **{"active": None, "idle": None, "in_process": None, "requests": None},
+        },
+        {
+            **{"host": "pid 77", "pid": 77, **cpu, "pools": 1, "open": 1},
+            **{"active": 0, "idle": 1, "in_process": 0, "requests": 5},
+        },
+        {
+            **{"host": "pid 78", **nobody, "pid": 78, "pools": 1, "open": 1},
+            **{"active": 0, "idle": 1, "in_process": 0, "requests": 5},
+        },
+    ]
+    assert [[*each.values()] for each in cells(CLIENTS, *shown)] == [
+        ["10.0.0.7", "3", "4", "0", "3", "0", "15"],
+        ["10.0.0.7 (77 #0 cpu: a)", "2", "2", "1", "1", "2", "10"],
+        ["[fd::7]", "1", "1", "-", "-", "-", "-"],
+        ["pid 77 (10.0.0.7:9000 #0 cpu: a)", "1", "1", "0", "1", "0", "5"],
+        ["pid 78", "1", "1", "0", "1", "0", "5"],
+    ]
+
+
+def test_both_sides_of_connections_between_processes_agree() -> None:
+    ends = {"local": "10.0.0.7:50000"}
+    client = process(77, connections=[connection(SUB, **ends)], command="client")
+    gpu = process(4712, pool(SUB, 1, here=True), accepted=[accepted("10.0.0.7:50000")])
+    (to,), (from_,) = cells(PEERS, client, gpu), cells(CLIENTS, client, gpu)
+    assert (to["PEER"], to["OPEN"]) == (f"{SUB} (4712 #1)", "1")
+    assert (from_["FROM"], from_["OPEN"]) == ("10.0.0.7 (77 client)", "1")
+
+
+@pytest.mark.parametrize("peer", ["?", "", "\x1b", "a b", "pid x", f"pid {'9' * 5000}", ":1"])
+def test_clients_that_are_odd(peer: str) -> None:
+    """They are told by other versions, or by none of ours."""
+    shown = [Snapshot(1, accepted=[accepted(peer)]), Snapshot(2, accepted=[{"peer": 7}])]
+    found = [each.to_dict() for each in peers.clients(shown, names(shown))]
+    assert [(each["pid"], each["open"]) for each in found] == [(None, 1), (None, 1)]
+
+
 # Rows
 
 
@@ -204,11 +356,14 @@ def test_accepted_connections() -> None:
         ["1", "10.0.0.7:51234", SUB, "active", "2", "5", "1m00s", "-", "9"],
         ["1", "10.0.0.6:50000", SUB, "idle", "0", "5", "1m00s", "3.0s", "9"],
     ]
+    told = from_outside(SUB, "10.0.0.6:50000", opened=False)
+    (row,) = cells(ACCEPTED, Snapshot(1, accepted=[told]))
+    assert [*row.values()] == [*("1", "10.0.0.6:50000", SUB, "established"), *"----", "3"]
 
 
 def test_a_unix_socket_is_known_by_the_address_of_its_pool() -> None:
     here = pool(SUB, 1, here=True, route="unixsocket:///7")
-    at = {"peer": "pid 4", "transport": "unixsocket"}
+    at = {"peer": "pid 4", "transport": "unixsocket", "in_process": 0}
     known, unknown = ({**at, "address": f"unixsocket:///{n}"} for n in (7, 8))
     rows = cells(ACCEPTED, process(3, here, accepted=[known, unknown]))
     assert [each["TO"] for each in rows] == [SUB, "unixsocket:///8"]
@@ -294,7 +449,7 @@ def test_nothing_that_is_told_does_something_to_the_terminal() -> None:
         pools=[pool(evil, 1, here=True, label=evil, actors=[evil], n_actors=1)],
         accepted=[accepted(evil, address=evil, age=evil)],
     )
-    for listing in (PROCESSES, CONNECTIONS, PEERS, ACCEPTED):
+    for listing in (PROCESSES, CONNECTIONS, PEERS, CLIENTS, ACCEPTED):
         for row in arranged(listing, seen(shown)).rows:
             assert "".join(row).isprintable()
     assert details(shown).replace("\n", "").isprintable()

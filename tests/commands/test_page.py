@@ -105,6 +105,7 @@ def crowded() -> list[Snapshot]:
     connection = {
         **{**CONNECTION, "references": 1, "route": LONGEST, "in_flight": 1000},
         **{"calls": 1234567, "age": 3720.0, "idle": 3720.0, "descriptor": 12345},
+        "local": LONGEST,
     }
     accepted = {
         **{"address": LONGEST, "peer": LONGEST, "in_process": 100, "requests": 1234567},
@@ -140,12 +141,13 @@ def test_at_160_columns_all_are_there(view: str) -> None:
 def test_at_80_columns_what_matters_is_there(view: str) -> None:
     lines = drawn(crowded(), view=View(view)).plain(80).splitlines()
     assert max(map(len, lines)) <= 80
-    headers = [each for each in lines if "PID" in each or "PEER" in each]
+    headers = [each for each in lines if each.lstrip().startswith(("PID", "PEER", "FROM"))]
     assert len(headers) == len(VIEWS[view])
     for each in headers:
-        assert "STATE" in each or "PROCESSES" in each
+        assert any(f"  {header}  " in each for header in ("STATE", "PROCESSES", "POOLS"))
         assert "FDS" in each or "IDLE" in each
-    assert len([each for each in lines if LONGEST in each]) == len(VIEWS[view])
+    host, _, _ = LONGEST.rpartition(":")
+    assert len([each for each in lines if host in each]) == len(VIEWS[view])
 
 
 def test_the_column_that_is_sorted_by_is_marked_and_stays() -> None:
@@ -170,11 +172,23 @@ def test_the_title_counts_what_the_filter_leaves() -> None:
 
 
 def test_the_title_counts_what_a_view_is_about() -> None:
-    idle = {"peer": "10.0.0.1:1", "idle": 1.0}
-    shown = [Snapshot(1, accepted=[{**idle, "idle": None}, idle, idle]), Snapshot(2, status="gone")]
-    title = drawn(shown, view=View("accepted")).title
-    assert title == "2 processes (1 gone), 3 accepted connections: 1 active, 2 idle"
+    idle = {"peer": "10.0.0.1:1", "in_process": 0, "idle": 1.0}
+    busy = {**idle, "in_process": 1, "idle": None}
+    shown = [
+        Snapshot(1, connections=[CONNECTION], accepted=[busy, idle, idle]),
+        Snapshot(2, status="gone"),
+    ]
+    both, opened = "2 processes (1 gone)", "1 connection: 1 idle"
+    accepted = "3 accepted connections: 1 active, 2 idle"
+    for view, title in (
+        ("processes", f"{both}, {opened}"),
+        ("connections", f"{both}, {opened}"),
+        ("peers", f"{both}, 1 peer, {opened}; 1 client, {accepted}"),
+        ("accepted", f"{both}, {accepted}"),
+    ):
+        assert drawn(shown, view=View(view)).title == title
     assert drawn([], view=View("accepted")).title == "0 processes, no accepted connections"
+    assert drawn([], view=View("peers")).title == "0 processes, 0 peers, no connections"
 
 
 def test_the_end_of_what_is_typed_is_seen() -> None:
@@ -240,7 +254,7 @@ def test_a_label_matters_more_than_what_can_be_spared() -> None:
         *_, header, row = drawn(shown, view=View(view)).plain(80).splitlines()
         assert spared not in header
         assert f"{at} (12345 #0 gpu-0" in row
-    by_pid = {"peer": "pid 7", "address": "a:1", "descriptor": 12}
+    by_pid = {"peer": "pid 7", "address": "a:1", "in_process": 0, "descriptor": 12}
     shown = [Snapshot(7, "python " + "x" * 100), Snapshot(8, accepted=[by_pid])]
     *_, header, row = drawn(shown, view=View("accepted")).plain(80).splitlines()
     assert "pid 7 (python xxx" in row

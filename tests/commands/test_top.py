@@ -222,7 +222,7 @@ def test_connections_appear_fall_idle_and_go(
 
 @contextlib.contextmanager
 def many_connections(n: int) -> Iterator[int]:
-    """``n`` connections of this process to a port of its own; the kernel shows both ends."""
+    """``n`` connections of this process to a port of its own: it has opened and accepted them."""
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=n))
         for _ in range(n):
@@ -234,7 +234,7 @@ def many_connections(n: int) -> Iterator[int]:
 def test_keys_lead_to_what_does_not_fit() -> None:
     """The interval is so long that nothing but a key draws."""
     with (
-        many_connections(60),
+        many_connections(120),
         terminal(100, "top", "--interval", "1000", f"{os.getpid()}") as shown,
     ):
         shown.wait_for(r"1 process \(1 unmonitored\), 120 conn", "rows 1 to 32 of 121: q quits, h ")
@@ -270,24 +270,25 @@ def test_keys_change_what_is_looked_at() -> None:
         shown.wait_for("CONNECTION TO")
         eventually(lambda: not any("PROCESS " in each for each in shown.lines()))
         shown.type(b"3")
-        shown.wait_for(r"4 peers, 6 connections", r"^PEER +PROCESSES  OPEN ")
-        shown.wait_for(rf"^127.0.0.1:{port} +1 +3 ")
+        shown.wait_for(r"1 peer, 3 connections", r"^PEER +PROCESSES  OPEN ", "^FROM +POOLS ")
+        shown.wait_for(rf"^127.0.0.1:{port} +1 +3 ", rf"^127.0.0.1 \({os.getpid()} .* +1 +3 ")
         shown.type(b">>>")
         shown.wait_for("  OPEN▼  ")
         shown.type(b"r")
         shown.wait_for("  OPEN▲  ")
         shown.type(b"v")
-        shown.wait_for("no accepted connections")
+        shown.wait_for("3 accepted connections: 3 established")
         shown.type(b"?")
         shown.wait_for("^keys$", "^q, Ctrl-C")
         shown.type(b"x")
-        shown.wait_for("no accepted connections")
+        shown.wait_for("3 accepted connections: 3 established")
         assert shown.press(b"q") == 0
     assert "Traceback" not in shown.output
 
 
 def test_a_filter_acts_as_one_types() -> None:
     with (
+        many_connections(3),
         many_connections(3) as port,
         terminal(100, "top", "--interval", "1000", "--view", "connections", f"{os.getpid()}") as at,
     ):
@@ -312,12 +313,15 @@ def test_what_it_begins_with() -> None:
     begin = ("--view", "peers", "--sort=-processes", "--filter", "127.0.0.1:")
     with (
         many_connections(3),
+        many_connections(3),
         terminal(100, "top", "--interval", "1000", *begin, f"{os.getpid()}") as shown,
     ):
-        shown.wait_for("filter: 127.0.0.1:, 4 of 4; .* 4 peers", r"PROCESSES▲")
+        shown.wait_for("filter: 127.0.0.1:, 2 of 3; .* 2 peers", r"PROCESSES▲")
         done = run("top", "--once", *begin, f"{os.getpid()}")
         assert "PROCESSES▲" in done.stdout
-        assert done.stdout.startswith("filter: 127.0.0.1:, 4 of 4; 1 process ")
+        assert done.stdout.startswith("filter: 127.0.0.1:, 2 of 3; 1 process ")
+        title = "2 peers, 6 connections: 6 established; 1 client, 6 accepted connections: 6 est"
+        assert title in " ".join(done.stdout.split())
 
 
 FAILS = """
@@ -367,7 +371,7 @@ def test_keys_after_a_stop() -> None:
 def test_stdin_that_is_no_terminal_is_left_alone() -> None:
     inner = f"{sys.executable} -c {COMMAND!r} top --interval 0.1 {os.getpid()} < /dev/null"
     prelude = f"import os; os.execvp('sh', ['sh', '-c', {inner!r}]); "
-    with many_connections(60), terminal(100, prelude=prelude) as shown:
+    with many_connections(120), terminal(100, prelude=prelude) as shown:
         shown.wait_for("rows 1 to 32 of 121$")
         assert not shown.takes_single_keys()
 
@@ -494,12 +498,18 @@ def test_stats(runtime: Path) -> None:
         assert connection["calls"] >= 1
         statistics = sub["statistics"]
         assert statistics["open"] == statistics["opened"] - sum(statistics["closed"].values())
-        told = json.loads(run("stats", "--by-peer", "--json", hosted.addresses[0]).stdout)
-        (peer,) = [each for each in told if each["address"] == other.addresses[0]]
+        both = f"{sub['pid']}", f"{other.pid}"
+        told = json.loads(run("stats", "--by-peer", "--json", *both).stdout)
+        (peer,) = [each for each in told["to"] if each["address"] == other.addresses[0]]
         assert (peer["processes"], peer["open"], peer["idle"]) == (1, 1, 1)
         assert peer["calls"] == connection["calls"]
-        table = run("stats", "--by-peer", hosted.addresses[0]).stdout
+        (client,) = [each for each in told["from"] if each["host"] == "127.0.0.1"]
+        assert (client["pid"], client["index"], client["actors"]) == (sub["pid"], 1, ["worker"])
+        assert (client["pools"], client["open"], client["active"]) == (1, 1, None)
+        table = run("stats", "--by-peer", *both).stdout
         assert re.search(rf"^{other.addresses[0]} +1 +1 +0 +1 ", table, re.MULTILINE)
+        name = rf"{sub['pid']} #1: worker"
+        assert re.search(rf"^127.0.0.1 \({name}\) +1 +1 +- +- ", table, re.MULTILINE), table
 
 
 def test_stats_again_and_again() -> None:

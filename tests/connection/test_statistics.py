@@ -20,7 +20,9 @@ from xoscar_idle.connection.caller import ActorCaller
 from xoscar_idle.connection.cap import Cap
 from xoscar_idle.connection.counters import REASONS
 from xoscar_idle.connection.statistics import Statistics
+from xoscar_idle.telemetry import pool_query
 
+from ..support.crashing import run
 from ..support.hosting import pools, worker
 from ..support.memory import Connection, Network, VirtualTimeLoop, message, settle
 from ..support.waiting import eventually_here
@@ -107,9 +109,14 @@ def test_opened_is_open_and_closed_at_every_moment(steps: list[tuple[str, int]])
     config.use(before)
 
 
+def tcp() -> list[Any]:
+    """This process's TCP connections, as the kernel knows them."""
+    return [c for c in psutil.Process().net_connections("tcp") if c.status == "ESTABLISHED"]
+
+
 def established() -> set[int]:
-    """The descriptors of this process's TCP connections, as the kernel knows them."""
-    return {c.fd for c in psutil.Process().net_connections("tcp") if c.status == "ESTABLISHED"}
+    """Their descriptors."""
+    return {each.fd for each in tcp()}
 
 
 def test_agrees_with_the_kernel(active: None) -> None:
@@ -143,6 +150,30 @@ def test_agrees_with_the_kernel(active: None) -> None:
 
     with pools(5) as hosted:
         asyncio.run(main())
+
+
+@pytest.mark.parametrize("on_uvloop", [False, True], ids=["asyncio", "uvloop"])
+def test_own_ends_are_those_that_the_other_side_sees(active: None, on_uvloop: bool) -> None:
+    xoscar_idle.install(idle_timeout=600)
+
+    async def main() -> None:
+        for address in hosted.addresses:
+            await (await worker(address)).echo(1)
+        await (await worker(hosted.addresses[0])).visit(hosted.addresses[1:])
+        records = statistics.connections()
+        kernel = {each.fd: "{}:{}".format(*each.laddr) for each in tcp()}
+        assert len(records) == 2
+        for each in records:
+            assert each.descriptor is not None
+            assert each.local == kernel[each.descriptor]
+        first, second = await pool_query.ask(hosted.addresses[0])
+        told = [(each["peer"], each["address"]) for one in (first, second) for each in one.accepted]
+        assert {(each.local, each.route) for each in records} <= set(told)
+        unix = [each for each in first.connections if each["transport"] == "unixsocket"]
+        assert {each["local"] for each in unix} == {None}
+
+    with pools(1, 1, XOSCAR_IDLE_TIMEOUT="600") as hosted:
+        run(main(), on_uvloop)
 
 
 def test_settings_and_where_they_came_from(active: None, monkeypatch: pytest.MonkeyPatch) -> None:

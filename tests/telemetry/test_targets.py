@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,11 @@ from xoscar_idle.telemetry.snapshot import (
 )
 from xoscar_idle.telemetry.targets import exit_status, look, look_at, named
 
-from ..support import processes
+from ..support import processes, programs
 from ..support.endpoints import refusing
 from ..support.environment import environment
 from ..support.hosting import pools
+from ..support.namespaces import namespaces, unavailable
 from ..support.patients import patient
 from ..support.waiting import BOUND, eventually
 
@@ -155,6 +157,7 @@ if os.geteuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 (one,) = asyncio.run(look([int(sys.argv[1])]))
 print(one.pid, one.status, one.note)
+print(one.command)
 """
 
 
@@ -165,6 +168,75 @@ def test_a_foreign_one() -> None:
     told = f"{foreign} {FOREIGN} process {foreign} belongs to "
     assert done.stdout.startswith(told)
     assert "run this as that user, or as root" in done.stdout
+    command = " ".join(psutil.Process(foreign).cmdline())
+    assert command
+    assert done.stdout.endswith(f"\n{command}\n"), "that is told of all"
+
+
+BOTH_SIDES = """
+import socket, sys, threading
+host, other = sys.argv[1:]
+family = socket.AF_INET6 if ':' in host else socket.AF_INET
+server = socket.create_server((host, 0), family=family, dualstack_ipv6=host == '::')
+opened = socket.create_connection(other.rsplit(':', 1)) if other else None
+held = []
+threading.Thread(target=lambda: held.append(server.accept()), daemon=True).start()
+print(server.getsockname()[1], flush=True)
+sys.stdin.read()
+"""
+"""Listens on a host, of which it accepts one connection, and is connected to somebody else."""
+
+
+@pytest.mark.parametrize(
+    ("host", "asked"), [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("::", "127.0.0.1")]
+)
+def test_the_kernel_tells_who_has_opened_a_connection(host: str, asked: str) -> None:
+    try:
+        socket.create_server((host, 0), family=socket.getaddrinfo(host, 0)[0][0]).close()
+    except OSError as error:
+        pytest.skip(f"this machine has no {host}: {error}")
+    with socket.create_server(("127.0.0.1", 0)) as ours:
+        other = text_of(ours.getsockname())
+        with processes.started(sys.executable, "-c", BOTH_SIDES, host, other) as process:
+            own = asked, int(processes.line(process))
+            with ours.accept()[0] as accepted, socket.create_connection(own) as connection:
+                (one,) = eventually(lambda: [e for e in seen(process.pid) if e.accepted])
+                local, peer = text_of(accepted.getpeername()), text_of(connection.getsockname())
+    assert (one.process, one.status) == (f"here {process.pid}", UNMONITORED)
+    known = {"state": "established", "transport": "socket"}
+    for (told,), ends in (
+        (one.connections, {"route": other, "local": local}),
+        (one.accepted, {"peer": peer, "address": text_of(own)}),
+    ):
+        assert told.pop("descriptor") > 2
+        assert told == known | ends
+    assert one.note == (
+        "no monitor; seen from outside: 2 established TCP connections, 1 of them accepted"
+    )
+
+
+def text_of(name: Sequence[Any]) -> str:
+    host, port = name[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def test_one_in_another_network_namespace() -> None:
+    """The kernel tells of the own one alone: nothing is said of how many there are."""
+    if reason := unavailable():
+        programs.missing(reason)
+    with contextlib.ExitStack() as stack:
+        try:
+            where = stack.enter_context(namespaces("own"))
+        except RuntimeError as error:
+            programs.missing(f"no namespaces can be made: {error}")
+        process = where.run("own", [sys.executable, "-c", BOTH_SIDES, "127.0.0.1", ""])
+        processes.line(process)
+        (one,) = seen(process.pid)
+    assert (one.connections, one.accepted) == ([], [])
+    assert one.note == (
+        "no monitor; seen from outside: its TCP connections are in another network namespace, "
+        "where nobody has looked"
+    )
 
 
 def test_nobody_offers_a_monitor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,6 +438,27 @@ def test_those_beside_a_blocked_one_are_asked(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(pool_query, "_ask_process", ask)
     found = asyncio.run(pool_query.ask("a:1"))
     assert [(each.pid, each.address) for each in found] == [(1, "a:1"), (2, "a:2")]
+
+
+REFUSED = f"[Errno {errno.ECONNREFUSED}] Connect call failed"
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed ('a', 9)"), None),
+        (ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED)), None),
+        (OSError(f"Multiple exceptions: {REFUSED} ('::1', 9, 0, 0), {REFUSED} ('a', 9)"), None),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "pool a:1 is down"), "pool a:1 is down"),
+        (TimeoutError(errno.ETIMEDOUT, "Connect call failed ()"), "nothing answers at that host"),
+        (OSError(errno.EHOSTUNREACH, "Connect call failed ()"), os.strerror(errno.EHOSTUNREACH)),
+        (socket.gaierror(-2, "Name or service not known"), "Name or service not known"),
+        (ConnectionError("it\nhung up"), "it hung up"),
+        (asyncio.TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_why_nobody_is_there(error: BaseException, says: str | None) -> None:
+    assert kernel.why(error) == (says or "nobody listens there")
 
 
 # -- who listens -----------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from ..support.fleets import (
     INACTIVE,
     NODES,
     POOLS,
+    ROLES,
     STOPPED,
     TIMES,
     Fleet,
@@ -118,6 +119,8 @@ def test_what_is_not_well_says_why(eight: Fleet, told: dict[str, dict[str, Any]]
     ):
         (one,) = eight.of(role)
         assert says in told[one.name]["note"]
+        if role not in (GONE, INACTIVE):
+            assert told[one.name]["command"].endswith(f" tests.support.fleets {one.name}")
     assert not any(told[each.name]["note"] for each in eight.of(HEALTHY))
 
 
@@ -168,11 +171,17 @@ def test_the_long_call_is_seen_from_both_sides(
 
 
 def test_one_that_is_named_by_all_its_addresses_is_a_line(eight: Fleet) -> None:
-    """Another user's tells over xoscar, as all do."""
-    telling = eight.of(HEALTHY, FOREIGN)
-    done = eight.run("top", "--once", *addresses(telling))
-    assert done.returncode == 0
-    assert [each.split()[0] for each in rows(done.stdout)] == [f"{each.pid}" for each in telling]
+    """Another user's tells over xoscar, as all do; one that is stopped is seen from outside."""
+    known = eight.of(HEALTHY, BLOCKED, STOPPED, FOREIGN)
+    done = eight.run("top", "--once", *addresses(known))
+    assert done.returncode == 3
+    assert [each.split()[0] for each in rows(done.stdout)] == [f"{each.pid}" for each in known]
+    (stopped,) = eight.of(STOPPED)
+    told = by_peer(eight, *stopped.addresses, f"{stopped.pid}")
+    held = {each["address"]: (each["processes"], each["open"]) for each in told["to"]}
+    called = [eight[name].addresses[0] for name in CALLS[stopped.name]]
+    assert held == dict.fromkeys(called, (1, 1))
+    assert [(each["host"], each["open"]) for each in told["from"]] == [(f"{NODES['a']}.2", 1)]
 
 
 # Exit statuses
@@ -217,6 +226,13 @@ def test_ping(eight: Fleet) -> None:
 # Across processes
 
 
+def by_peer(eight: Fleet, *names: str) -> dict[str, list[dict[str, Any]]]:
+    done = eight.run("stats", "--by-peer", "--json", *names)
+    assert done.returncode == 3, "one is stopped"
+    told: dict[str, list[dict[str, Any]]] = json.loads(done.stdout)
+    return told
+
+
 def test_peers_agree_with_who_has_accepted(eight: Fleet) -> None:
     """All that offer a monitor are asked, over it: nobody is connected to by who looks."""
     healthy = eight.of(HEALTHY)
@@ -230,17 +246,46 @@ def test_peers_agree_with_who_has_accepted(eight: Fleet) -> None:
             if one["pid"] in [each.pid for each in healthy]
             for connection in one["accepted"]
         )
-        told = json.loads(eight.run("stats", "--by-peer", "--json").stdout)
-        opened = {each["address"]: each["open"] for each in told}
+        opened = {each["address"]: each["open"] for each in by_peer(eight)["to"]}
         # Who has looked before may be hung up on just now.
         return {a: n for a, n in opened.items() if a in addresses(healthy)} == accepted
 
     eventually(agree)
 
 
+def test_who_has_connected_is_known_across_processes(eight: Fleet) -> None:
+    """On both nodes, whether they tell or are seen from outside: all that have opened it."""
+    shown = eight.of(HEALTHY, BLOCKED, STOPPED)
+    to_them = {
+        one.pid: sum(len(pools) for name, pools in CALLS[one.name].items() if eight[name] in shown)
+        for one in shown
+    }
+    to_them[eight["eve"].pid] += 1  # the call that blocks
+    told = by_peer(eight)
+    found = {each["pid"]: each for each in told["from"] if each["pid"] is not None}
+    assert {pid: each["open"] for pid, each in found.items()} == to_them
+    for each in found.values():
+        assert each["pools"] == each["open"], "one connection to each"
+    for one in shown:
+        assert found[one.pid]["host"] == f"{NODES[ROLES[one.name][0]]}.2"
+    opened = {each["address"]: each["open"] for each in told["to"]}
+    assert sum(opened.get(each, 0) for each in addresses(shown)) == sum(to_them.values())
+
+
+def test_accepted_connections_have_names(eight: Fleet, told: dict[str, dict[str, Any]]) -> None:
+    text = eight.run("top", "--once", "--view", "accepted", columns=200).stdout
+    for one in eight.of(HEALTHY, BLOCKED):
+        for each in told[one.name]["connections"]:
+            if each["address"] in addresses(eight.of(HEALTHY, BLOCKED, STOPPED)):
+                name = f"{each['local']} ({one.pid} at {one.addresses[0]})"
+                assert re.search(rf"  {re.escape(name)} +{each['address']}  ", text), text
+    (stopped,) = eight.of(STOPPED)
+    name = rf"{NODES['a']}.2:\d+ \({stopped.pid} python\S* -m tests.support.fleets {stopped.name}\)"
+    assert re.search(rf"  {name} +{eight['ada'].addresses[0]}  ", text), text
+
+
 def test_who_is_behind_an_address_is_known_across_processes(eight: Fleet) -> None:
-    told = json.loads(eight.run("stats", "--by-peer", "--json").stdout)
-    found = {each["address"]: each for each in told}
+    found = {each["address"]: each for each in by_peer(eight)["to"]}
     called = {
         eight[name].addresses[pool]: (eight[name], pool)
         for one in eight.of(HEALTHY, BLOCKED)
@@ -278,6 +323,9 @@ def test_from_elsewhere_there_is_no_local_socket(eight: Fleet, listed: str) -> N
     for each in eight.of(BLOCKED, STOPPED):
         assert re.search(rf"^ +-  {each.addresses[0]} +blocked ", done.stdout, re.MULTILINE)
         assert f"{each.addresses[0]}: did not answer in 5 s: its event loop may be" in done.stdout
+    (stopped,) = eight.of(STOPPED)
+    (seen,) = json.loads(eight.run("stats", "--json", f"{stopped.pid}", at=DESK).stdout)
+    assert "its TCP connections are in another network namespace, where nobody" in seen["note"]
 
 
 # Screens

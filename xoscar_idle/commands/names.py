@@ -122,10 +122,11 @@ def _local(one: Snapshot, beside: Mapping[str, Mapping[Hashable, Name]]) -> Iter
         name = _told_beside(one.address, beside)
     if name == Name():  # of several pools, nobody knows which it was
         name = Name(process=f"at {one.address}" if one.address else program(one.command))
+    name = replace(name, pid=one.pid)
     for each in one.connections:
         if (local := _text(each, "local")) and (route := _text(each, "route")):
             for key in _ends(local, route):
-                yield key, one.process or id(one), replace(name, pid=one.pid)
+                yield key, one.process or id(one), name
 
 
 def _ends(local: str, route: str) -> tuple[str, str]:
@@ -137,10 +138,10 @@ def _ends(local: str, route: str) -> tuple[str, str]:
     return f"{local} to {route}", f"{local} to port {route.rpartition(':')[2]}"
 
 
-def of_peer(accepted: Mapping[str, Any], names: Names) -> Name | None:
-    """That of who has opened a connection that was accepted."""
-    peer, address = _text(accepted, "peer"), _text(accepted, "address")
-    keys = (peer, *_ends(peer, address))
+def of_peer(told: Mapping[str, Any], names: Names) -> Name | None:
+    """That of the other side: where an own ``address`` is told, who has connected to it."""
+    peer, address = _text(told, "peer"), _text(told, "address")
+    keys = _ends(peer, address) if address and not peer.startswith("pid ") else (peer,)
     return next((names[each] for each in keys if each in names), None)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..telemetry.snapshot import ACTIVE, Snapshot
 from . import peers
-from .listings import PEERS, VIEWS, Seen
+from .listings import CLIENTS, PEERS, VIEWS, Seen
 from .ordering import Arranged, arranged
 from .tables import Table, clipped, counted, cut, hanging, name_of, printable
 from .view import HELP, HINT, View
@@ -112,15 +112,19 @@ def _tables(lists: Sequence[Arranged], first: int, end: int) -> list[Table]:
 
 
 def _title(seen: Seen, view: View, lists: Sequence[Arranged], when: str) -> str:
+    opened = [peers.state(each) for one in seen.snapshots for each in one.connections]
+    accepted = [peers.accepted_state(each) for one in seen.snapshots for each in one.accepted]
     parts = [_processes(seen.snapshots)]
     parts += [counted(each.total, "peer") for each in lists if each.listing is PEERS]
     if view.name == "accepted":
-        states = [peers.accepted_state(each) for one in seen.snapshots for each in one.accepted]
-        parts.append(_counts(states, "accepted connection"))
+        parts.append(_counts(accepted, "accepted connection"))
     else:
-        states = [peers.state(each) for one in seen.snapshots for each in one.connections]
-        parts.append(_counts(states, "connection"))
+        parts.append(_counts(opened, "connection"))
     title = ", ".join(parts)
+    for each in lists:
+        if each.listing is CLIENTS and accepted:
+            clients = counted(each.total, "client")
+            title += f"; {clients}, {_counts(accepted, 'accepted connection')}"
     if view.filter:
         shown, total = sum(len(each.rows) for each in lists), sum(each.total for each in lists)
         title = f"filter: {printable(view.filter)}, {shown} of {total}; {title}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,7 +88,10 @@ class Client:
 
     def to_dict(self) -> dict[str, Any]:
         """In values that JSON has."""
-        return {"host": self.host, **_named(self.name), **_figures(self, "host")}
+        named = _named(self.name)
+        if unix := re.fullmatch(r"pid ([0-9]{1,10})", self.host):
+            named["pid"] = int(unix[1])
+        return {"host": self.host, **named, **_figures(self, "host")}
 
 
 def clients(snapshots: Sequence[Snapshot], names: Names) -> list[Client]:

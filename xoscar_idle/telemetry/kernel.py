@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterable, Iterator
@@ -13,6 +15,7 @@ from typing import Any
 import psutil
 
 from .. import descriptors, side_channel
+from ..logs import one_line
 from .snapshot import BLOCKED, FOREIGN, GONE, UNMONITORED, Snapshot
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -125,6 +128,32 @@ def _denied(pid: int) -> str:
 
 def _uid(pid: int) -> int | None:
     return None if sys.platform == "win32" else psutil.Process(pid).uids().effective
+
+
+# Why nobody is there
+
+REASONS = {
+    errno.ECONNREFUSED: "nobody listens there",
+    errno.ETIMEDOUT: "nothing answers at that host",
+}
+"""Of the errors of a connect those that say too little to who does not know them."""
+
+
+def why(error: BaseException) -> str:
+    """What the error of a connect says, on one line, without numbers and names of calls."""
+    told = one_line(error)
+    # asyncio leaves out what the kernel calls it, and has one error for all addresses of a name.
+    failed = re.findall(r"\[Errno (\d+)\] Connect call failed", told)
+    if failed:
+        return "; ".join(dict.fromkeys(_reason(int(each)) for each in failed))
+    if not isinstance(error, OSError) or error.errno is None:
+        return told
+    text = " ".join(f"{error.strerror}".split())
+    return _reason(error.errno) if text == os.strerror(error.errno) else text
+
+
+def _reason(number: int) -> str:
+    return REASONS.get(number) or os.strerror(number)
 
 
 # Who listens
