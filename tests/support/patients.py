@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ctypes
 import faulthandler
 import os
 import signal
+import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
 import xoscar as xo
 
 import xoscar_idle
 from xoscar_idle.supervision import beat
 
 from .hosting import Worker
+from .waiting import BOUND, eventually
 
 
 class Patient(Worker):
@@ -85,3 +92,32 @@ async def patient(address: str) -> Any:
         return await xo.actor_ref(address=address, uid=uid)
     except xo.ActorNotExist:
         return await xo.create_actor(Patient, uid=uid, address=address)
+
+
+@contextlib.contextmanager
+def blocked(address: str, place: Path) -> Iterator[None]:
+    """The event loop of the pool there is blocked, by its patient, with ``place`` for files."""
+    end, begun = place / "end", place / "end.begun"
+
+    async def block() -> None:
+        await (await patient(address)).block(f"{end}")
+
+    blocking = threading.Thread(target=asyncio.run, args=(block(),), daemon=True)
+    blocking.start()
+    try:
+        eventually(begun.exists)
+        yield
+    finally:
+        end.touch()
+        blocking.join(BOUND)
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """The process is, and goes on afterwards."""
+    os.kill(pid, signal.SIGSTOP)
+    eventually(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from xoscar_idle import side_channel
@@ -33,7 +31,7 @@ from ..support import processes
 from ..support.endpoints import refusing
 from ..support.environment import environment
 from ..support.hosting import Pools, pools, worker
-from ..support.patients import patient
+from ..support.patients import blocked, stopped
 from ..support.waiting import BOUND, eventually
 
 integration = pytest.mark.integration
@@ -101,35 +99,16 @@ async def _release(address: str, count: int) -> None:
 
 
 @contextlib.contextmanager
-def blocked(hosted: Pools, place: Path) -> Iterator[int]:
-    """The event loop of the first sub-pool is blocked, in a call; its process."""
-    address, end, begun = hosted.addresses[1], place / "end", place / "end.begun"
+def blocked_sub_pool(hosted: Pools, place: Path) -> Iterator[int]:
+    """The event loop of the first one is blocked, in a call; its process."""
+    address = hosted.addresses[1]
 
     async def pid() -> int:
         return int(await (await worker(address)).pid())
 
-    async def block() -> None:
-        await (await patient(address)).block(f"{end}")
-
     number = asyncio.run(pid())
-    thread = threading.Thread(target=asyncio.run, args=(block(),), daemon=True)
-    thread.start()
-    try:
-        eventually(begun.exists)
+    with blocked(address, place):
         yield number
-    finally:
-        end.touch()
-        thread.join(BOUND)
-
-
-@contextlib.contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
-    eventually(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 @integration
@@ -160,7 +139,7 @@ def test_a_call_on_both_sides() -> None:
 @integration
 def test_a_blocked_sub_pool(tmp_path: Path) -> None:
     """Over its local socket, named by PID and by address; the stack has the method."""
-    with pools(1, 1, **ACTIVE) as hosted, blocked(hosted, tmp_path) as pid:
+    with pools(1, 1, **ACTIVE) as hosted, blocked_sub_pool(hosted, tmp_path) as pid:
         main_pool, sub_pool = hosted.addresses
         (by_pid,) = seen(pid)
         main, by_address = seen(main_pool)
@@ -183,7 +162,7 @@ def test_a_blocked_sub_pool(tmp_path: Path) -> None:
 def test_a_stopped_sub_pool(tmp_path: Path, supervise: str) -> None:
     """What its main pool knows; with supervision, what it did when it was last heard of."""
     settings = {**ACTIVE, "XOSCAR_SUPERVISE": supervise}
-    with pools(1, 1, **settings) as hosted, blocked(hosted, tmp_path) as pid:
+    with pools(1, 1, **settings) as hosted, blocked_sub_pool(hosted, tmp_path) as pid:
         main_pool, sub_pool = hosted.addresses
 
         def doing() -> bool:

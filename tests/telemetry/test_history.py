@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -37,8 +36,8 @@ from ..support.crashing import Host
 from ..support.endpoints import refusing
 from ..support.environment import environment
 from ..support.hosting import pools
-from ..support.patients import patient
-from ..support.waiting import BOUND, bounded, eventually, eventually_told
+from ..support.patients import blocked
+from ..support.waiting import bounded, eventually, eventually_told
 
 # -- scripted --------------------------------------------------------------------------------------
 
@@ -348,24 +347,6 @@ def test_all_processes_of_a_pool_by_any_of_them(place: Path) -> None:
                 assert len({each.pid for each in happened}) == 3
                 happened, _ = look()
                 assert numbers(happened) == [], "who looks leaves no trace"
-
-
-@contextlib.contextmanager
-def blocked(address: str, place: Path) -> Iterator[None]:
-    """The event loop of the pool there is blocked."""
-    end, begun = place / "end", place / "end.begun"
-
-    async def block() -> None:
-        await (await patient(address)).block(f"{end}")
-
-    blocking = threading.Thread(target=asyncio.run, args=(block(),), daemon=True)
-    blocking.start()
-    try:
-        eventually(begun.exists)
-        yield
-    finally:
-        end.touch()
-        blocking.join(BOUND)
 
 
 @integration

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import errno
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -40,7 +39,7 @@ from ..support.endpoints import refusing
 from ..support.environment import environment
 from ..support.hosting import pools
 from ..support.namespaces import namespaces, unavailable
-from ..support.patients import patient
+from ..support.patients import blocked, stopped
 from ..support.waiting import BOUND, eventually
 
 pytestmark = pytest.mark.integration
@@ -64,38 +63,10 @@ def program(text: str = "", **variables: str) -> Iterator[subprocess.Popen[str]]
         yield process
 
 
-@contextlib.contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
-    eventually(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
 def gone() -> int:
     with processes.started("true") as process:
         process.wait()
     return process.pid
-
-
-@contextlib.contextmanager
-def blocked(address: str, place: Path) -> Iterator[None]:
-    """The event loop of the pool there is blocked."""
-    end, begun = place / "end", place / "end.begun"
-
-    async def block() -> None:
-        await (await patient(address)).block(f"{end}")
-
-    blocking = threading.Thread(target=asyncio.run, args=(block(),), daemon=True)
-    blocking.start()
-    try:
-        eventually(begun.exists)
-        yield
-    finally:
-        end.touch()
-        blocking.join(BOUND)
 
 
 def seen(*targets: int | str) -> list[Snapshot]:

@@ -67,7 +67,7 @@ SCREENS = {
         Shown(
             "top --once --view accepted {ada} {bob} {eve} {fay}",
             "The other side: who has connected to them. Over TCP it has the port of the moment, "
-            "and no name.",
+            "behind which are those that are looked at, too.",
             (NARROW, WIDE),
         ),
         Shown(

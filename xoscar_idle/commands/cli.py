@@ -277,7 +277,7 @@ def _finite_if_given(
     type=click.FloatRange(min=0.1),
     metavar="SECONDS",
     callback=_finite_if_given,
-    help="Again and again, so often; Ctrl-C ends it. With --json a list per line.",
+    help="Again and again, so often; Ctrl-C ends it. With --json all on one line.",
 )
 @click.option("--by-peer", is_flag=True, help="Who is connected to whom, added up.")
 def stats(targets: tuple[Target, ...], as_json: bool, watch: float | None, by_peer: bool) -> None:

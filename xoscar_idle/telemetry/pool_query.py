@@ -21,7 +21,6 @@ from xoscar.backends.router import Router
 from xoscar.utils import fix_all_zero_ip
 
 from ..connection import addresses, exchange
-from ..logs import one_line
 from . import kernel, questions, snapshot
 from .snapshot import BLOCKED, GONE, INACTIVE, NOT_ACTIVE, Snapshot, Unobservable, take
 
@@ -139,10 +138,10 @@ def _observing(address: str, remedy: str = "") -> Iterator[None]:
         yield
     except asyncio.TimeoutError as error:
         if getattr(error, "errno", None) is not None:  # of the kernel: there is no connection
-            raise Unobservable(f"no pool answers at {address}: {one_line(error)}") from None
+            raise Unobservable(f"no pool answers at {address}: {kernel.why(error)}") from None
         raise Silent(f"{address} did not answer in {TIMEOUT:g} s{remedy}") from None
     except Exception as error:
-        raise Unobservable(f"no pool answers at {address}: {one_line(error)}") from None
+        raise Unobservable(f"no pool answers at {address}: {kernel.why(error)}") from None
 
 
 async def _addresses(address: str) -> list[str]:
@@ -157,7 +156,7 @@ async def _process(address: str, at_once: asyncio.Semaphore) -> Snapshot:
     except asyncio.TimeoutError:
         return _silent(address)
     except Exception as error:
-        note = f"does not answer: {one_line(error)}"
+        note = f"does not answer: {kernel.why(error)}"
         return Snapshot(pid=None, address=address, note=note, status=GONE)
 
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .. import side_channel
-from ..logs import one_line
-from . import asking, targets, web
+from . import asking, kernel, targets, web
 from .asking import Question, Silent, Unanswered
 from .snapshot import ACTIVE, BLOCKED, Snapshot, Unobservable
 from .targets import Target
@@ -216,7 +215,7 @@ class OverXoscar:
         except asyncio.TimeoutError:
             raise Unanswered(f"{self.name} did not answer in {TIMEOUT:g} s") from None
         except Exception as error:
-            raise Unobservable(f"no pool answers at {self.name}: {one_line(error)}") from None
+            raise Unobservable(f"no pool answers at {self.name}: {kernel.why(error)}") from None
 
 
 @dataclass(frozen=True)
