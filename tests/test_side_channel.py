@@ -528,7 +528,7 @@ def test_very_many_ask_one_after_the_other(place: Path, asked: list[str]) -> Non
                 assert sock.recv(100) == b"yes\n"
     assert side_channel.ask(os.getpid(), "told") == b"yes\n"
     assert len(asked) == 5002
-    eventually(lambda: open_descriptors() == before)
+    eventually(lambda: open_descriptors() <= before)
 
 
 def test_very_many_ask_at_once(
@@ -551,7 +551,7 @@ def test_very_many_ask_at_once(
         each.join(BOUND)
     assert told == [b"yes\n"] * 500
     assert side_channel.ask(os.getpid(), "told") == b"yes\n"
-    eventually(lambda: open_descriptors() == before)
+    eventually(lambda: open_descriptors() <= before)
 
 
 def test_one_that_accepts_nobody_does_not_answer(
