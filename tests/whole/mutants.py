@@ -361,7 +361,11 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     ),
     # -- the accepting side, and probes
     "an accepted connection is closed before what has come is read": (
-        Edit("connection/accepted.py", " and not _readable(transport)", ""),
+        Edit(
+            "connection/accepted.py",
+            "waits = reader.starving and not _readable(transport)",
+            "waits = reader.starving",
+        ),
     ),
     "an accepted connection is closed while its reply is written": (
         Edit(
@@ -390,6 +394,44 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     ),
     "an accepted connection is counted by a child, too": (
         Edit("connection/accepted.py", '        accepted.give_up("fork")\n', ""),
+    ),
+    "changes: anybody is answered": (
+        Edit(
+            "side_channel.py",
+            "return None if peer is None or peer[1] == os.geteuid() else peer",
+            "return None",
+        ),
+    ),
+    "changes: half a question is carried out": (
+        Edit("side_channel.py", "line.decode() if end else None", "line.decode()"),
+    ),
+    "changes: what somebody wanted who has gone is done": (
+        Edit("side_channel.py", " and not _has_gone(connection)", ""),
+    ),
+    "changes: a secret is logged": (
+        Edit("changes.py", "getattr(settings.without_secrets(), name)", "getattr(settings, name)"),
+    ),
+    "closing: what is in use is closed at once": (
+        Edit("connection/closing.py", "        if now:\n", "        if True:\n"),
+    ),
+    "closing: a message that comes just now is cut off": (
+        Edit(
+            "connection/accepted.py",
+            "return reader.starving and not reader.unfinished and not _readable(transport)",
+            "return True",
+        ),
+    ),
+    "journal: what repeats fills it": (
+        Edit("connection/history.py", "if kind not in REPEATED:", "if True:"),
+    ),
+    "journal: an earlier entry takes the place of a later one": (
+        Edit("journal.py", "if there is None or there.sequence < entry.sequence:", "if True:"),
+    ),
+    "underway: a loop that stands still is running": (
+        Edit("connection/loops.py", "_sign.came.is_set() or silent < ", "_sign.asked and 0 < "),
+    ),
+    "underway: what is held is not under way": (
+        Edit("connection/underway.py", "in caller._holding.waiting():", "in ():"),
     ),
     "tally: what threads have counted goes with them": (
         Edit("connection/tally.py", "            each[1].merge_into(_gone)\n", ""),
@@ -652,6 +694,10 @@ NEED = {
     "another loop ": OTHER_LOOP,
     "a deadline ": ("tests/connection/test_deadlines.py",),
     "an accepted ": ("tests/connection/test_accepted.py",),
+    "changes: ": ("tests/test_changes.py", "tests/test_side_channel.py"),
+    "closing: ": ("tests/connection/test_closing.py",),
+    "journal: ": ("tests/test_journal.py", "tests/connection/test_history.py"),
+    "underway: ": ("tests/connection/test_underway.py",),
     "tally: ": ("tests/connection/test_tally.py",),
     "a probe ": ("tests/connection/test_probe.py",),
     "holding: ": ("tests/connection/test_holding.py",),
