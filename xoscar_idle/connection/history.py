@@ -12,6 +12,7 @@ from typing import Any
 
 from .. import config
 from ..journal import Journal
+from ..versions import known_fields
 
 KINDS = (
     "opened",
@@ -70,8 +71,7 @@ class Happening:
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Happening:
         """Of ``dataclasses.asdict`` of one, from a process with another version of us, too."""
-        known = {each.name for each in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in given.items() if name in known})
+        return cls(**known_fields(cls, given))
 
 
 class Happenings(Journal[Happening]):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import sys
 import threading
 import time
@@ -13,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..versions import known_fields
 from . import statistics
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ class Loop:
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Loop:
         """Of ``dataclasses.asdict`` of one, from a process with another version of us, too."""
-        known = {each.name for each in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in given.items() if name in known})
+        return cls(**known_fields(cls, given))
 
 
 class _Sign:

@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..logs import one_line
+from ..versions import known_fields
 from . import history, statistics
 from .loops import BLOCKED, Asked
 
@@ -84,8 +85,7 @@ class Call:
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Call:
         """Of ``dataclasses.asdict`` of one, from a process with another version of us, too."""
-        known = {each.name for each in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in given.items() if name in known})
+        return cls(**known_fields(cls, given))
 
 
 def told(_: str = "") -> dict[str, Any]:

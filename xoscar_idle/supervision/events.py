@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..journal import Journal
+from ..versions import known_fields
 from .lineage import Lineage
 
 REMEMBERED = 1000
@@ -37,8 +37,7 @@ class Event:
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Event:
         """Of :func:`vars` of one, from a process with another version of us, too."""
-        known = {each.name for each in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in given.items() if name in known})
+        return cls(**known_fields(cls, given))
 
 
 class Events(Journal[Event]):

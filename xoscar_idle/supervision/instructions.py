@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .. import values
+from ..versions import known_fields
 
 INSTRUCTIONS = {
     "pause": "leave it alone: it is neither ended when it hangs nor recovered when it dies",
@@ -138,8 +139,7 @@ class Applied:
     @classmethod
     def read(cls, told: Mapping[str, object]) -> Applied:
         """Of what another process tells, be it of another version of us."""
-        known = {each.name for each in dataclasses.fields(cls)}
-        return cls(**{k: v for k, v in told.items() if k in known})  # type: ignore[arg-type]
+        return cls(**known_fields(cls, told))
 
     def end(self, status: str, reason: str) -> None:
         """It has succeeded, or failed; once."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from ..versions import known_fields
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,7 @@ class CrashRecord:
     def from_dict(cls, given: Mapping[str, Any]) -> CrashRecord:
         """Of :func:`vars` of one; see :meth:`from_json`."""
         try:
-            known = {each.name for each in dataclasses.fields(cls)}
-            told = {name: value for name, value in given.items() if name in known}
+            told = known_fields(cls, given)
             told["requests"] = tuple(told.get("requests", ()))
             made = cls(**told)
             made.told()  # what cannot be told is none

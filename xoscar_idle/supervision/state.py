@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import json
 from dataclasses import dataclass
+
+from ..versions import known_fields
 
 
 class State(str, enum.Enum):
@@ -95,6 +96,4 @@ class PoolInfo:
     @classmethod
     def from_dict(cls, given: dict[str, object]) -> PoolInfo:
         """Of :func:`vars` of one, from a process with another version of us, too."""
-        known = {each.name for each in dataclasses.fields(cls)}
-        told = {name: value for name, value in given.items() if name in known}
-        return cls(**told)  # type: ignore[arg-type]
+        return cls(**known_fields(cls, given))

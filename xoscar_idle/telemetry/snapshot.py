@@ -13,6 +13,7 @@ import psutil
 
 from .. import descriptors, patching, side_channel
 from ..connection import history, statistics
+from ..versions import known_fields
 
 QUESTION = "snapshot"
 """What the side channel is asked for one."""
@@ -79,8 +80,7 @@ class Snapshot:
     @classmethod
     def from_json(cls, text: str | bytes) -> Snapshot:
         """What :meth:`to_json` made, here or in a process with another version of us."""
-        known = {each.name for each in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in json.loads(text).items() if name in known})
+        return cls(**known_fields(cls, json.loads(text)))
 
 
 def take() -> Snapshot:
