@@ -9,6 +9,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import socket
+
     import psutil
 
 
@@ -103,19 +105,36 @@ _ACKNOWLEDGED_AT = 120
 """Where ``tcpi_bytes_acked`` is in ``struct tcp_info`` of Linux's ``include/uapi/linux/tcp.h``."""
 
 
-def peer_process(fd: int) -> int | None:
-    """The process at the other end of a unix socket, as it connected; None: untold."""
+def peer_credentials(sock: socket.socket) -> tuple[int, int] | None:
+    """The process and the user at the other end of a unix socket, as it connected.
+
+    None: the kernel does not tell. The process is 0 if it is in another container.
+
+    Raises
+    ------
+    OSError
+        It cannot be asked.
+    """
     import socket
     import struct
 
     if not hasattr(socket, "SO_PEERCRED"):
         return None
-    with contextlib.suppress(OSError, struct.error):
+    credentials = struct.Struct("3i")
+    told = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size)
+    pid, uid, _ = credentials.unpack(told)
+    return pid, uid
+
+
+def peer_process(fd: int) -> int | None:
+    """The process at the other end of a unix socket, as it connected; None: untold."""
+    import socket
+
+    with contextlib.suppress(OSError):
         # Of its own descriptor: an event loop's socket may not let itself be asked.
         with socket.socket(fileno=os.dup(fd)) as sock:
-            told = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        pid: int = struct.unpack("3i", told)[0]
-        return pid or None  # 0: of another container
+            peer = peer_credentials(sock)
+        return (peer[0] or None) if peer is not None else None
     return None
 
 

@@ -20,7 +20,6 @@ import os
 import select
 import socket
 import stat
-import struct
 import sys
 import tempfile
 import time
@@ -29,7 +28,7 @@ from pathlib import Path
 
 import psutil
 
-from . import logs, side_thread, values
+from . import descriptors, logs, side_thread, values
 from .locks import process_lock
 
 logger = logging.getLogger("xoscar_idle")
@@ -206,23 +205,12 @@ def _unix_socket() -> socket.socket:
     return sock
 
 
-def _peer(sock: socket.socket) -> tuple[int, int] | None:
-    """The process and the user of the other side; None: the kernel does not tell."""
-    if not hasattr(socket, "SO_PEERCRED"):
-        return None
-    credentials = struct.Struct("3i")
-    pid, uid, _ = credentials.unpack(
-        sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size)
-    )
-    return pid, uid
-
-
 def _foreign_peer(sock: socket.socket) -> tuple[int, int] | None:
     """The process and the user of the other side, if it does not run as this user.
 
     Where the kernel does not tell, modes guard.
     """
-    peer = _peer(sock)
+    peer = descriptors.peer_credentials(sock)
     return None if peer is None or peer[1] == os.geteuid() else peer
 
 
@@ -402,7 +390,7 @@ def _answer(connection: socket.socket) -> None:
             return
         known = _answers.get(question) or _answers.get(_beginning(question))
         if known is not None and not _has_gone(connection):
-            told = _told(known, question, _peer(connection))
+            told = _told(known, question, descriptors.peer_credentials(connection))
             connection.settimeout(TIMEOUT)
             connection.sendall(told.encode() + b"\n")
     finally:

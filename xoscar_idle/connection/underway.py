@@ -51,9 +51,6 @@ LONGEST = 200
 OURS = "xoscar_idle"
 """How the content of a control message begins that is a question of ours."""
 
-NOBODY = OURS.encode()
-"""The actor that our questions call, as :mod:`.exchange` has it, which imports xoscar."""
-
 
 @dataclass(frozen=True)
 class Call:
@@ -190,10 +187,10 @@ def _received(seconds: float, message: Any, served: Served, thread: int) -> Call
 
 def _is_ours(message: Any) -> bool:
     """Whether it is a question of ours, and no call of the program's."""
-    content, actor = getattr(message, "content", None), getattr(message, "actor_ref", None)
-    if isinstance(content, str) and content.startswith(OURS):
-        return True
-    return actor is not None and bool(actor.uid == NOBODY)
+    from .exchange import is_question  # it imports xoscar, which has been where there is a message
+
+    content = getattr(message, "content", None)
+    return (isinstance(content, str) and content.startswith(OURS)) or is_question(message)
 
 
 def _what(message: Any) -> tuple[str, str, str]:
