@@ -169,7 +169,7 @@ def outcome(told: Mapping[str, Any]) -> str:
     if draining := told["draining"]:
         text += f", {draining} draining"
     if late := told["late"]:
-        loops = "1 event loop" if late == 1 else f"{late} event loops"
+        loops = logs.counted(late, "event loop")
         text += f"; {loops} blocked or at rest: what is there closes when it runs again"
     return text
 

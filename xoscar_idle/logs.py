@@ -28,6 +28,11 @@ FORMAT = "%(asctime)s %(name)s[%(process)d] %(levelname)s %(message)s"
 """With the process: many of them write to one console."""
 
 
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """So many of them, in words."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
 def one_line(error: BaseException) -> str:
     """What an error says, or else what it is, on one line."""
     try:

@@ -13,6 +13,7 @@ import click
 
 from ..connection.loops import AT_REST, BLOCKED, Loop
 from ..connection.underway import CONNECTING, Call
+from ..logs import counted
 from ..telemetry import calls as telling
 from ..telemetry.calls import Underway
 from ..telemetry.targets import Target
@@ -27,7 +28,6 @@ from .tables import (
     Table,
     cell,
     clipped,
-    counted,
     duration,
     hanging,
     name_of,

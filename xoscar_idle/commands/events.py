@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from ..connection.history import KINDS, Happening
+from ..logs import counted
 from ..supervision.events import Event
 from ..telemetry import web
 from ..telemetry.history import Happened, History
@@ -24,7 +25,7 @@ from .interrupting import until_interrupted
 from .listings import with_name
 from .names import Name, Names, names
 from .output import until_closed
-from .tables import counted, printable
+from .tables import printable
 from .times import brief, clock, day
 
 WIDEST = 40

@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..logs import counted
 from ..telemetry.snapshot import ACTIVE, Snapshot
 from . import peers
 from .listings import CLIENTS, PEERS, VIEWS, Seen
 from .ordering import Arranged, arranged
-from .tables import Table, clipped, counted, cut, hanging, name_of, printable
+from .tables import Table, clipped, cut, hanging, name_of, printable
 from .view import HELP, HINT, View
 
 TITLE, HEADER, ROW, NOTE, FOOT = "title", "header", "row", "note", "foot"

@@ -12,10 +12,11 @@ from collections.abc import Iterator, Sequence
 
 import click
 
+from ..logs import counted
 from ..supervision.state import PoolInfo, State
 from ..telemetry.pools import Supervised, look
 from ..telemetry.targets import Target
-from .tables import Column, Table, cell, counted, duration, paragraphs, printable, row
+from .tables import Column, Table, cell, duration, paragraphs, printable, row
 
 WELL = (State.HEALTHY.value, State.STARTING.value)
 

@@ -139,11 +139,6 @@ def cell(value: object) -> str:
     return "-" if value is None else str(value)
 
 
-def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """So many of them, in words."""
-    return f"{count} {noun if count == 1 else plural or noun + 's'}"
-
-
 def duration(seconds: float | None) -> str:
     """As short as a table needs it."""
     if seconds is None:

@@ -21,7 +21,7 @@ from xoscar.backends.pool import AbstractActorPool
 
 from .. import config, descriptors
 from ..clock import Clock, monotonic
-from ..logs import one_line
+from ..logs import counted, one_line
 from ..periodic import Periodic
 from . import counters, frames, history, hosted, transports
 from .age import AgeQueue
@@ -284,7 +284,7 @@ class Accepted(Periodic):
             host = each.peer.rpartition(":")[0] or each.peer
             history.note("unused", host, f"a connection without a request: {error or why}")
             return
-        requests = history.counted(each.served, "request")
+        requests = counted(each.served, "request")
         told = f"{why}, after {self.clock() - each.opened:.1f} s and {requests}"
         if each.requests:
             told += f", {len(each.requests)} of them in process"

@@ -19,7 +19,7 @@ from xoscar.backends.message import DeserializeMessageFailed
 from xoscar.errors import ServerClosed
 
 from ..clock import Clock
-from ..logs import one_line
+from ..logs import counted, one_line
 from ..periodic import spawn
 from . import authentication, counters, history, losses, routing, transports
 from .cap import NO_SEAT
@@ -485,7 +485,7 @@ class CallerClient:
 
     def _count_close(self, reason: str, error: BaseException | None = None) -> None:
         counters.count_close(reason)
-        age, calls = self.now() - self.opened, history.counted(self.calls, "call")
+        age, calls = self.now() - self.opened, counted(self.calls, "call")
         text = f"{reason}, after {age:.1f} s and {calls}"
         if lost := self.in_flight:
             counters.count("lost", lost)

@@ -11,7 +11,7 @@ from xoscar.errors import ServerClosed
 
 from .. import config
 from ..clock import Clock
-from ..logs import one_line
+from ..logs import counted, one_line
 from ..periodic import spawn
 from . import counters, history, losses, routing, transports
 from .cap import NO_SEAT, Cap, Seat
@@ -180,11 +180,8 @@ class Connects:
         connect.seat = self._cap.take()
         if not await self._cap.make_room():
             name = routing.known_as(router, route)
-            history.note(
-                "cap exceeded",
-                name,
-                f"all in use: {history.counted(self._cap.limit, 'connection')}",
-            )
+            number = counted(self._cap.limit, "connection")
+            history.note("cap exceeded", name, f"all in use: {number}")
         try:
             return await routing.connect(router, route, timeout)
         except OSError as error:

@@ -112,11 +112,6 @@ journal = Happenings(config.Settings.history)
 """That of this process."""
 
 
-def counted(number: int, noun: str) -> str:
-    """So many of it, in words."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def note(kind: str, peer: str, text: str = "") -> None:
     """Something has happened; from any thread, and from finalizers, too."""
     if config.current().history:
