@@ -90,6 +90,8 @@ def test_a_caller_elsewhere(way: str) -> None:
             )
         else:
             in_process = asyncio.ensure_future(ref.wait(0.5))
+            # Sent behind it: once this is answered, that has begun.
+            assert await bounded(asyncio.ensure_future(ref.pid())) == pid
             restart = asyncio.ensure_future(xoscar_idle.apply("restart", first))
             assert await bounded(in_process) == pid
         calls = [asyncio.ensure_future(ref.pid()) for _ in range(10)]
@@ -114,6 +116,8 @@ def test_a_caller_that_does_not_know_the_name_of_the_pool(way: str) -> None:
         pid = await ref.pid()
         await eventually_here(lambda: knows_main_of(known_as))
         in_process = asyncio.ensure_future(ref.wait(1))
+        # Sent behind it: once this is answered, that has begun.
+        assert await bounded(asyncio.ensure_future(ref.pid())) == pid
         restart = asyncio.ensure_future(xoscar_idle.apply("restart", first, main=address))
         calls: list[asyncio.Future[int]] = []
 
