@@ -117,7 +117,7 @@ class _Asking:
         # One that has not answered on its side channel either was seen from outside.
         is_silent = one.status == snapshot.BLOCKED and one.statistics is None
         if is_silent or one.status in (snapshot.INACTIVE, *snapshot.MISSING):
-            raise Unobservable(_about(one))
+            raise Unobservable(one.complaint)
         if one.pid is not None and _is_here(named, one):
             return await self._beside(one.pid, question)
         return await self._over_xoscar(one.address or f"{named}", question)
@@ -237,13 +237,4 @@ def _read(one: Snapshot, text: str | bytes) -> Underway:
         left_out, note = int(given.get("left_out", 0)), str(given.get("note", ""))
         return Underway(one, calls, left_out, loops, note=note)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise Unobservable(f"{_name(one)} does not tell of its calls: {error!r}") from None
-
-
-def _about(one: Snapshot) -> str:
-    """What there is to say of it, with its name."""
-    return one.note if _name(one) in one.note else f"{_name(one)}: {one.note}"
-
-
-def _name(one: Snapshot) -> str:
-    return f"{one.pid}" if one.address is None else one.address
+        raise Unobservable(f"{one.name} does not tell of its calls: {error!r}") from None

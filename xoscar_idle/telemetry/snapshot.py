@@ -73,6 +73,16 @@ class Snapshot:
     accepted: list[dict[str, Any]] = field(default_factory=list)
     """The fields of :class:`~xoscar_idle.AcceptedInfo`."""
 
+    @property
+    def name(self) -> str:
+        """Its address, or else its PID."""
+        return str(self.pid if self.address is None else self.address)
+
+    @property
+    def complaint(self) -> str:
+        """What there is to say of it, with its name; one line for the user."""
+        return self.note if self.name in self.note else f"{self.name}: {self.note}"
+
     def to_json(self) -> str:
         """On one line."""
         return json.dumps(vars(self))

@@ -108,7 +108,7 @@ class Sources:
         elif one.address is not None and one.status == BLOCKED and one.pid is not None:
             self._of_pools.append(Beside(one.address, tells, one, self._threads))
         else:
-            self._complaints.append(_note(one))
+            self._complaints.append(one.complaint)
 
     def close(self) -> None:
         """Wait for nobody any more."""
@@ -124,11 +124,6 @@ def _is_url(target: Target) -> bool:
 def _is_main(one: Snapshot) -> bool:
     """Whether there is a main pool in it, as it tells."""
     return any(each.get("here") and each.get("index") == 0 for each in one.pools)
-
-
-def _note(one: Snapshot) -> str:
-    name = str(one.pid if one.address is None else one.address)
-    return one.note if name in one.note else f"{name}: {one.note}"
 
 
 @dataclass(frozen=True)
@@ -166,7 +161,7 @@ class Beside:
             try:
                 return await loop.run_in_executor(self.threads, asking.ask_process, pid, asked)
             except Silent:  # which would have it named by its address
-                raise Unobservable(_note(self.seen)) from None
+                raise Unobservable(self.seen.complaint) from None
 
         yield ask
 
