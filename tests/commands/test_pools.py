@@ -63,7 +63,7 @@ def records(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 ON = {"XOSCAR_IDLE_TIMEOUT": "600", "XOSCAR_SUPERVISE": "observe"}
 
 
-def run(*arguments: str, columns: int = 80) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, columns: int | str = 80) -> subprocess.CompletedProcess[str]:
     command = (sys.executable, "-m", "xoscar_idle", *arguments)
     done = processes.run(*command, status=None, env={**os.environ, "COLUMNS": f"{columns}"})
     assert "Traceback" not in done.stderr, done.stderr
@@ -349,6 +349,14 @@ def test_records_are_shown_the_newest_last(records: Path) -> None:
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert [each["pid"] for each in told("crashes")] == [11, 12]
     assert [each["pid"] for each in told("crashes", "10")] == [11]
+
+
+@pytest.mark.parametrize("named", [(), ("10.0.0.7:2",)])
+def test_nothing_is_cut_or_folded_where_there_is_no_terminal(
+    records: Path, named: tuple[str, ...]
+) -> None:
+    keep(records, dataclasses.replace(NEW, oom="of a long story " * 20 + "the end"))
+    assert "long story of a long story the end" in run("crashes", *named, columns="").stdout
 
 
 def test_one_is_told_in_full_and_does_nothing_to_the_terminal(records: Path) -> None:

@@ -17,7 +17,6 @@ from ..logs import counted
 from ..telemetry import calls as telling
 from ..telemetry.calls import Underway
 from ..telemetry.targets import Target
-from . import screen
 from .interrupting import until_interrupted
 from .listings import with_name
 from .names import Names, names, of_peer
@@ -28,6 +27,7 @@ from .tables import (
     Table,
     cell,
     clipped,
+    columns,
     duration,
     hanging,
     name_of,
@@ -90,7 +90,7 @@ async def _show(named: Sequence[Target], wanted: Wanted, as_json: bool, full: bo
     if as_json:
         click.echo(json.dumps([_told(*each) for each in found], indent=2))
     elif seen:
-        click.echo("\n".join(_text(found, screen.columns(), full)))
+        click.echo("\n".join(_text(found, columns(), full)))
     for each in [*complaints, *_remarks(seen)]:
         click.echo(f"xoscar-idle: {printable(each)}", err=True)
     return telling.exit_status(seen)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 
@@ -13,21 +12,24 @@ from ..logs import one_line
 from ..supervision import records
 from ..supervision.record import CrashRecord
 from ..telemetry.targets import Target
-from .tables import Column, Table, cell, duration, paragraphs, printable, row
+from .tables import Column, Table, cell, columns, duration, paragraphs, printable, row
 
 
 def crashes(named: Sequence[Target], as_json: bool) -> int:
     """Print the records of those that are named, in full, or else a table of all; the status."""
     found, complaints = records.read_all()
     chosen = [each for each in found if not named or _is_of(each, named)]
-    width = shutil.get_terminal_size().columns
     if as_json:
         click.echo(json.dumps([vars(each) for each in chosen], indent=2))
     elif named:
-        click.echo("\n\n".join("\n".join(_whole(each, width)) for each in chosen), nl=bool(chosen))
+        click.echo(
+            "\n\n".join("\n".join(_whole(each, columns())) for each in chosen), nl=bool(chosen)
+        )
     elif chosen:
         rows = [row(CRASHES, each) for each in chosen]
-        click.echo("\n".join(Table(CRASHES, rows, needed=16, wide=len(CRASHES) - 1).plain(width)))
+        click.echo(
+            "\n".join(Table(CRASHES, rows, needed=16, wide=len(CRASHES) - 1).plain(columns()))
+        )
     for each in complaints:
         click.echo(f"xoscar-idle: {each}", err=True)
     if not (chosen or complaints):

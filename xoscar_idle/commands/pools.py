@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from ..logs import counted
 from ..supervision.state import PoolInfo, State
 from ..telemetry.pools import Supervised, look
 from ..telemetry.targets import Target
-from .tables import Column, Table, cell, duration, paragraphs, printable, row
+from .tables import Column, Table, cell, columns, duration, paragraphs, printable, row
 
 WELL = (State.HEALTHY.value, State.STARTING.value)
 
@@ -36,8 +35,7 @@ def pools(named: Sequence[Target], as_json: bool) -> int:
         told = [{"main": each.name, **vars(pool)} for each in seen for pool in each.pools]
         click.echo(json.dumps(told, indent=2))
     elif seen:
-        width = shutil.get_terminal_size().columns
-        click.echo("\n\n".join("\n".join(_shown(each, width)) for each in seen))
+        click.echo("\n\n".join("\n".join(_shown(each, columns())) for each in seen))
     elif not complaints:
         click.echo("No process of this user that offers a monitor has sub-pools.")
     for each in complaints:

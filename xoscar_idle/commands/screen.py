@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from .page import FOOT, HEADER, ROW, TITLE, Page
+from .tables import columns
 
 STYLES = {TITLE: "bold", HEADER: "bold", FOOT: "dim"}
 """How a line is shown, by what it is."""
@@ -44,7 +45,7 @@ class Pages:
     """What has no screen: plain text, without escape codes."""
 
     def width(self) -> int:
-        """That of a terminal, wherever it is shown in the end."""
+        """As many as there are: a part of a line is of no use to who searches it."""
         return columns()
 
     def height(self) -> int | None:
@@ -83,11 +84,6 @@ def _styled(kind: str, line: str) -> Text:
         for pattern, style in STATES.items():
             text.highlight_regex(pattern, style)
     return text
-
-
-def columns() -> int:
-    """The width of the terminal; where there is none, what is usual."""
-    return shutil.get_terminal_size().columns
 
 
 @contextlib.contextmanager

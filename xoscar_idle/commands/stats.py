@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +21,7 @@ from .output import until_closed
 from .page import note
 from .peers import clients, peers
 from .rates import Look
+from .tables import columns
 
 
 def stats(targets: Sequence[Target], as_json: bool, watch: float | None, by_peer: bool) -> int:
@@ -74,12 +73,11 @@ def _peers(snapshots: Sequence[Snapshot]) -> dict[str, list[dict[str, Any]]]:
 
 def _text(snapshots: Sequence[Snapshot]) -> str:
     """Fit for a terminal; what a program reads has no other lines than ours."""
-    width = shutil.get_terminal_size((0, 0)).columns or sys.maxsize
-    return "\n\n".join(details(each, width) for each in snapshots)
+    return "\n\n".join(details(each, columns()) for each in snapshots)
 
 
 def _table(snapshots: Sequence[Snapshot]) -> str:
-    seen, width = Seen.of(Look(snapshots)), shutil.get_terminal_size().columns
+    seen = Seen.of(Look(snapshots))
     both = [rows for each in (PEERS, CLIENTS) if (rows := arranged(each, seen)).rows]
-    tables = ["\n".join(rows.table(0, len(rows.rows)).plain(width)) for rows in both]
+    tables = ["\n".join(rows.table(0, len(rows.rows)).plain(columns())) for rows in both]
     return "\n\n".join(tables) or "no connections"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -71,6 +73,11 @@ class Table:
     def _room(self, widths: list[int], shown: list[int], width: int) -> int:
         """What is left for the wide column."""
         return width - sum(len(GAP) + widths[i] for i in shown if i != self.wide)
+
+
+def columns() -> int:
+    """How long a line may be: as ``COLUMNS`` says, or the terminal; where there is none, any."""
+    return shutil.get_terminal_size((0, 0)).columns or sys.maxsize
 
 
 def cut(text: str, width: int) -> str:

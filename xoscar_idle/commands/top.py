@@ -19,6 +19,7 @@ from .output import until_closed
 from .page import note, page
 from .rates import Look
 from .screen import Screen
+from .tables import columns
 from .view import View
 
 PATIENCE = 1.0
@@ -60,7 +61,7 @@ async def _once(targets: Sequence[Target], view: View) -> int:
     if not seen.snapshots:
         click.echo(f"xoscar-idle: {nobody()}", err=True)
         return 1
-    width = screen.columns()
+    width = columns()
     click.echo(page(seen, view, width=width).plain(width))
     return exit_status(seen.snapshots)
 
