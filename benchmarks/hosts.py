@@ -129,6 +129,14 @@ class Host(Caller):
 
     # -- deaths ----------------------------------------------------------------------------------
 
+    async def forget(self) -> None:
+        """Remember nothing of what happens, a thousand of which would: see what else stays."""
+        import xoscar_idle
+        from xoscar_idle.supervision.events import journal
+
+        xoscar_idle.configure(history=0)
+        journal.remember(0)
+
     async def pid(self, address: str) -> int:
         pid: int = self._pool.sub_processes[address].pid
         return pid

@@ -224,6 +224,7 @@ def _crashes(result: Result, crashes: int, n: int = 8) -> None:
     states: list[dict[str, Any]] = []
     with _hosts(OBSERVED) as (host,):
         addresses = host.ask("open", n)
+        host.ask("forget")
         started = time.monotonic()
         for number in range(max(2, crashes // n)):
             progress(f"supervision: crash {number * n} of {crashes}")
