@@ -125,12 +125,13 @@ def install(**changes: Any) -> Settings:
 def _usable(all_parts: Iterable[Part]) -> list[Part]:
     """The parts that this xoscar can have; without the first there is none."""
     usable: list[Part] = []
+    version = patching.version()
     for part in all_parts:
         try:
-            patching.check_version()
+            patching.check_version(version)
             patching.check(part.PLACES, part.RELIED_ON)
         except UnsupportedXoscar as error:
-            found = f"xoscar {patching.version()}"
+            found = f"xoscar {version}"
             if not usable:
                 raise UnsupportedXoscar(f"{found} was left as it is: {error}") from None
             logger.warning("%s is off with %s: %s", part.NAME, found, error)

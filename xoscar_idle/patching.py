@@ -62,9 +62,8 @@ def find(path: str) -> Any:
     return found
 
 
-def check_version() -> None:
-    """Raise :class:`UnsupportedXoscar` unless the version of xoscar is one that is known."""
-    found = version()
+def check_version(found: str) -> None:
+    """Raise :class:`UnsupportedXoscar` unless this version of xoscar is one that is known."""
     if found not in SUPPORTED and not SUPPORTED.contains(found, prereleases=True):
         raise UnsupportedXoscar(
             f"xoscar-idle supports {SUPPORTED}; install a supported version, or a newer xoscar-idle"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import gc
 import logging
 import math
 import select
@@ -21,6 +20,7 @@ from xoscar.backends.pool import AbstractActorPool
 
 from .. import config, descriptors
 from ..clock import Clock, monotonic
+from ..instances import instances
 from ..logs import counted, one_line
 from ..periodic import Periodic
 from . import counters, frames, history, hosted, transports
@@ -458,10 +458,9 @@ def adopt() -> None:
 
     Whether a request is in process there is not known, so they are not closed when idle.
     """
-    # Not isinstance: proxies among all these objects act when they are asked for their class.
-    kinds = [(each, type(each).__mro__) for each in gc.get_objects()]
-    for pool in [each for each, kind in kinds if AbstractActorPool in kind]:
-        hosted.add(pool)
-    for server in [each for each, kind in kinds if _BaseSocketServer in kind]:
-        for channel in list(server._channels):
-            transports.keep_alive(channel, config.current().keepalive)
+    for each in instances(AbstractActorPool, _BaseSocketServer):
+        if isinstance(each, AbstractActorPool):
+            hosted.add(each)
+        else:
+            for channel in list(each._channels):
+                transports.keep_alive(channel, config.current().keepalive)

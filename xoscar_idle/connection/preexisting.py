@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import gc
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from xoscar.backends.core import ActorCallerThreadLocal
 
 from .. import config
+from ..instances import instances
 from ..periodic import spawn
 from .deadlines import clear as clear_deadline
 
@@ -32,7 +32,7 @@ def drain() -> None:
     """Close, each on its own loop, what xoscar holds open as soon as it is no longer used."""
     global _stopped
     _stopped = False
-    for stock in [o for o in gc.get_objects() if type(o) is ActorCallerThreadLocal]:
+    for stock in instances(ActorCallerThreadLocal):
         for client, listener in list(stock._clients.items()):
             with contextlib.suppress(RuntimeError):  # closed: the loop, so nothing can be done
                 listener.get_loop().call_soon_threadsafe(_start, stock, client)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import gc
 import json
 import logging
 from collections.abc import Callable, Coroutine
@@ -15,6 +14,7 @@ from xoscar.backends.message import ControlMessageType, MessageType, ResultMessa
 from xoscar.backends.pool import MainActorPoolBase
 
 from .. import config
+from ..connection import hosted
 from . import answers, subpool, supervisor
 from .crash import PoolUnavailable
 from .supervisor import Supervisor
@@ -176,8 +176,7 @@ def _give_up_waiting(ours: Supervisor, address: str) -> None:
 
 def adopt() -> None:
     """Watch the sub-pools of main pools that were made before; xoscar's monitor stays theirs."""
-    # Not isinstance: proxies among all these objects act when they are asked for their class.
-    for pool in [o for o in gc.get_objects() if MainActorPoolBase in type(o).__mro__]:
+    for pool in [each for each in hosted.pools() if isinstance(each, MainActorPoolBase)]:
         if (task := pool._monitor_task) is not None and not pool.stopped:
             loop = task.get_loop()
             try:
