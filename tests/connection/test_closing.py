@@ -265,9 +265,10 @@ def test_a_loop_that_has_been_closed_is_not_waited_for(package: None) -> None:
         loop.run_until_complete(worker(hosted.addresses[0]))
         (caller,) = [each for each in registry.everywhere() if each.loop is loop]
         assert closing.close("*") == Closed(closed=0, draining=0, late=1), "it rests"
-        closed_for = list(closing._opened(lambda _: True, False))
+        holders = list(closing._opened(lambda _: True, False))
+        (closed_for,) = [each for each in holders if each.loop is loop]
         loop.close()
-        assert [closing._on_its_loop(each).result(0) for each in closed_for] == [(0, 0)]
+        assert closing._on_its_loop(closed_for).result(0) == (0, 0)
         assert not caller.connections()
 
 
