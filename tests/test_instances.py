@@ -66,6 +66,7 @@ import gc
 from xoscar_idle.instances import instances
 class Kind: pass
 kept = [[] for _ in range(100_000)]
+gc.collect()
 collected = []
 gc.callbacks.append(lambda phase, _: collected.append(phase))
 assert instances(Kind) == []

@@ -359,6 +359,21 @@ def test_nothing_is_cut_or_folded_where_there_is_no_terminal(
     assert "long story of a long story the end" in run("crashes", *named, columns="").stdout
 
 
+def test_a_terminal_that_does_not_know_how_wide_it_is_has_80_columns(records: Path) -> None:
+    """As the one of a container, until its client has told it."""
+    keep(records, dataclasses.replace(NEW, oom="of a long story " * 20))
+    ours, theirs = os.openpty()
+    try:
+        assert os.get_terminal_size(theirs).columns == 0
+        command = (sys.executable, "-m", "xoscar_idle", "crashes", "10.0.0.7:2")
+        processes.run(*command, stdout=theirs, env={**os.environ, "COLUMNS": ""})
+        lines = os.read(ours, 65536).decode().splitlines()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert 60 < max(map(len, lines)) <= 80
+
+
 def test_one_is_told_in_full_and_does_nothing_to_the_terminal(records: Path) -> None:
     keep(records, NEW, OLD)
     text = run("crashes", "10.0.0.7:2", columns=200).stdout

@@ -19,17 +19,14 @@ def crashes(named: Sequence[Target], as_json: bool) -> int:
     """Print the records of those that are named, in full, or else a table of all; the status."""
     found, complaints = records.read_all()
     chosen = [each for each in found if not named or _is_of(each, named)]
+    width = columns()
     if as_json:
         click.echo(json.dumps([vars(each) for each in chosen], indent=2))
     elif named:
-        click.echo(
-            "\n\n".join("\n".join(_whole(each, columns())) for each in chosen), nl=bool(chosen)
-        )
+        click.echo("\n\n".join("\n".join(_whole(each, width)) for each in chosen), nl=bool(chosen))
     elif chosen:
         rows = [row(CRASHES, each) for each in chosen]
-        click.echo(
-            "\n".join(Table(CRASHES, rows, needed=16, wide=len(CRASHES) - 1).plain(columns()))
-        )
+        click.echo("\n".join(Table(CRASHES, rows, needed=16, wide=len(CRASHES) - 1).plain(width)))
     for each in complaints:
         click.echo(f"xoscar-idle: {each}", err=True)
     if not (chosen or complaints):

@@ -45,7 +45,7 @@ class Pages:
     """What has no screen: plain text, without escape codes."""
 
     def width(self) -> int:
-        """As many as there are: a part of a line is of no use to who searches it."""
+        """Any number, unless ``COLUMNS`` says one: what is cut off cannot be searched."""
         return columns()
 
     def height(self) -> int | None:
@@ -69,7 +69,7 @@ class Terminal:
 
     def height(self) -> int | None:
         """As high as it is now."""
-        return shutil.get_terminal_size().lines
+        return shutil.get_terminal_size((0, 0)).lines or 24  # see columns()
 
     def draw(self, page: Page) -> None:
         """In place of the one before."""

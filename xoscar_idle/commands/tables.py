@@ -77,7 +77,9 @@ class Table:
 
 def columns() -> int:
     """How long a line may be: as ``COLUMNS`` says, or the terminal; where there is none, any."""
-    return shutil.get_terminal_size((0, 0)).columns or sys.maxsize
+    # A terminal may say 0, as one of a container does until its client has told its size.
+    unknown = 80 if sys.stdout.isatty() else sys.maxsize
+    return shutil.get_terminal_size((0, 0)).columns or unknown
 
 
 def cut(text: str, width: int) -> str:
