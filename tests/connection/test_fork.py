@@ -67,8 +67,10 @@ async def main(turns):
     path = _gen_unix_socket_default_path(424242)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     unix = accepts_nothing(socket.AF_UNIX, path, 64)
-    others = set(os.listdir("/proc/self/fd"))
     port = tcp.getsockname()[1]
+    # glibc looks for a cache of names over a socket, which is none of ours: now, not at the fork.
+    socket.getaddrinfo("localhost", port)
+    others = set(os.listdir("/proc/self/fd"))
     routes = [f"127.0.0.1:{port}", f"0.0.0.0:{port}", f"localhost:{port}", "unixsocket:///424242"]
     # Each owner makes a connect of its own; what does not fit the backlog stays on its way.
     owners = [ActorCaller() for _ in range(8)]
